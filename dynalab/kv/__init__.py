@@ -1,0 +1,3 @@
+"""KV block identity, layouts and the policies that choose which blocks stay."""
+
+from __future__ import annotations
