@@ -41,11 +41,14 @@ def segment_insert(f, s, n_segments, x):
 
 @jit
 def segment_hit(f, s, n_segments, x):
-    """Promote block `x` by one segment; what overflows cools down by one, and so on."""
+    """Promote block `x` by one segment; what overflows cools down by one, and so on.
+
+    Returns True if a block was cooled down into segment 0.
+    """
     segment = f[x, STATE] - 1
     if segment == n_segments - 1:
         renew(f, s[SENTINEL] + segment, x)
-        return
+        return False
     segment_leave(f, s, x)
     segment += 1
     _enter(f, s, segment, x)
@@ -54,6 +57,7 @@ def segment_hit(f, s, n_segments, x):
         segment_leave(f, s, cooled)
         segment -= 1
         _enter(f, s, segment, cooled)
+    return segment == 0
 
 
 @jit

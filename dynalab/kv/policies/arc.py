@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dynalab.kv.policies._layout import CAPACITY, FREE, SENTINEL, STATE, jit
 from dynalab.kv.policies._lists import oldest, push, unlink
 from dynalab.kv.policies._registry import register
@@ -9,7 +11,7 @@ from dynalab.kv.policies._registry import register
 # Lists T1, T2 (resident), B1, B2 (ghosts): offsets from the first sentinel, and from the first size counter.
 _T1, _T2, _B1, _B2 = 0, 1, 2, 3
 _N = FREE  # s[_N + list] = members
-_TARGET = FREE + 4  # p in the paper: the size that T1 should have
+_TARGET = FREE + 4  # p in the paper, the size that T1 should have: a real number, kept as the bits of a float64
 _IN_T1, _IN_T2, _IN_B1, _IN_B2 = 1, 2, -1, -2
 
 
@@ -37,10 +39,21 @@ def _drop_oldest(f, s, which):
 
 
 @jit
+def _target(s):
+    return s.view(np.float64)[_TARGET]
+
+
+@jit
+def _set_target(s, p):
+    s.view(np.float64)[_TARGET] = p
+
+
+@jit
 def _replace(f, s, incoming_in_b2):
     """REPLACE of the paper: demote the LRU block of T1 or T2 to a ghost."""
     n1 = s[_N + _T1]
-    if s[_N + _T2] == 0 or (n1 > 0 and (n1 > s[_TARGET] or (n1 == s[_TARGET] and incoming_in_b2))):
+    p = _target(s)
+    if s[_N + _T2] == 0 or (n1 > 0 and (n1 > p or (n1 == p and incoming_in_b2))):
         victim = _drop_oldest(f, s, _T1)
         _enter(f, s, _B1, victim, _IN_B1)
     else:
@@ -61,10 +74,10 @@ def evict(f, s, t, x):
     b1 = s[_N + _B1]
     b2 = s[_N + _B2]
     if f[x, STATE] == _IN_B1:
-        s[_TARGET] = min(c, s[_TARGET] + max(b2 // b1, 1))
+        _set_target(s, min(np.float64(c), _target(s) + max(b2 / b1, 1.0)))
         return _replace(f, s, False)
     if f[x, STATE] == _IN_B2:
-        s[_TARGET] = max(0, s[_TARGET] - max(b1 // b2, 1))
+        _set_target(s, max(0.0, _target(s) - max(b1 / b2, 1.0)))
         return _replace(f, s, True)
     l1 = s[_N + _T1] + b1
     if l1 >= c:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynalab.kv.policies._layout import CAPACITY, FREE, N_BLOCKS, PREV, SENTINEL, STATE, jit
+from dynalab.kv.policies._layout import CAPACITY, FREE, N_BLOCKS, SENTINEL, STATE, jit
 from dynalab.kv.policies._lists import is_empty, oldest, push, renew, unlink
 from dynalab.kv.policies._registry import register
 
@@ -16,12 +16,6 @@ _LIR, _HIR_IN_S, _HIR_ONLY_IN_Q, _NON_RESIDENT = 1, 2, 3, -1
 def init(f, s, t):
     s[_HIR_SIZE] = max(1, int(s[CAPACITY] * 0.01))
     s[_LIR_SIZE] = s[CAPACITY] - s[_HIR_SIZE]
-
-
-@jit
-def _enter_s(f, s, x):
-    push(f, s[SENTINEL] + _S, x)
-    s[_N_S] += 1
 
 
 @jit
@@ -44,46 +38,17 @@ def _leave_q(f, s, x):
 
 @jit
 def _prune(f, s):
-    """Take blocks off the bottom of S until a LIR block lies there; the top one always stays."""
-    stack = s[SENTINEL] + _S
-    x = oldest(f, stack)
-    while s[_N_S] > 1 and f[x, STATE] != _LIR:
+    """Take blocks off the bottom of S until a LIR block lies there."""
+    while s[_N_S] > 0:
+        x = oldest(f, s[SENTINEL] + _S)
+        if f[x, STATE] == _LIR:
+            return
         _leave_s(f, s, x)
         if f[x, STATE] == _NON_RESIDENT:
             unlink(f, s[N_BLOCKS] + x)
             f[x, STATE] = 0
         else:
             f[x, STATE] = _HIR_ONLY_IN_Q
-        x = oldest(f, stack)
-
-
-@jit
-def _evict_from_q(f, s):
-    victim = oldest(f, s[SENTINEL] + _Q) - s[N_BLOCKS]
-    _leave_q(f, s, victim)
-    if f[victim, STATE] == _HIR_IN_S:
-        f[victim, STATE] = _NON_RESIDENT
-        push(f, s[SENTINEL] + _N, s[N_BLOCKS] + victim)
-    else:
-        f[victim, STATE] = 0
-    return victim
-
-
-@jit
-def _demote_bottom_lir(f, s):
-    """Turn the LIR block at the bottom of S into a resident HIR block at the end of Q."""
-    x = oldest(f, s[SENTINEL] + _S)
-    _leave_s(f, s, x)
-    s[_N_LIR] -= 1
-    f[x, STATE] = _HIR_ONLY_IN_Q
-    _enter_q(f, s, x)
-    _prune(f, s)
-
-
-@jit
-def _make_room_for_lir(f, s):
-    while s[_N_LIR] + 1 > s[_LIR_SIZE] and s[_N_LIR] > 0:
-        _demote_bottom_lir(f, s)
 
 
 @jit
@@ -97,54 +62,69 @@ def _limit_stack(f, s):
 
 
 @jit
-def hit(f, s, t, x):
+def _top_of_s(f, s, x):
+    """Put block `x` on top of S, wherever it was."""
     state = f[x, STATE]
-    if state == _LIR:
-        renew(f, s[SENTINEL] + _S, x)
-        _prune(f, s)
-    elif state == _HIR_IN_S and s[_LIR_SIZE] > 0:
-        renew(f, s[SENTINEL] + _S, x)
+    if state == _LIR or state == _HIR_IN_S or state == _NON_RESIDENT:
+        _leave_s(f, s, x)
+    push(f, s[SENTINEL] + _S, x)
+    s[_N_S] += 1
+
+
+@jit
+def _promote(f, s, x):
+    """Make block `x` a LIR block on top of S; the LIR block at the bottom makes room by becoming resident HIR."""
+    _top_of_s(f, s, x)
+    if f[x, STATE] == _HIR_IN_S:
         _leave_q(f, s, x)
-        _make_room_for_lir(f, s)
-        f[x, STATE] = _LIR
-        s[_N_LIR] += 1
+    elif f[x, STATE] == _NON_RESIDENT:
+        unlink(f, s[N_BLOCKS] + x)
+    f[x, STATE] = _LIR
+    s[_N_LIR] += 1
+    while s[_N_LIR] > s[_LIR_SIZE]:
+        _prune(f, s)
+        bottom = oldest(f, s[SENTINEL] + _S)
+        _leave_s(f, s, bottom)
+        s[_N_LIR] -= 1
+        f[bottom, STATE] = _HIR_ONLY_IN_Q
+        _enter_q(f, s, bottom)
+
+
+@jit
+def hit(f, s, t, x):
+    if f[x, STATE] == _LIR:
+        _top_of_s(f, s, x)
+    elif f[x, STATE] == _HIR_IN_S:
+        _promote(f, s, x)
     else:
+        _top_of_s(f, s, x)
+        f[x, STATE] = _HIR_IN_S
         renew(f, s[SENTINEL] + _Q, s[N_BLOCKS] + x)
-        if state == _HIR_IN_S:
-            renew(f, s[SENTINEL] + _S, x)
-        else:
-            _enter_s(f, s, x)
-            f[x, STATE] = _HIR_IN_S
+    _prune(f, s)
     _limit_stack(f, s)
 
 
 @jit
 def evict(f, s, t, x):
-    if s[_N_Q] == 0:
-        _demote_bottom_lir(f, s)
-    return _evict_from_q(f, s)
+    victim = oldest(f, s[SENTINEL] + _Q) - s[N_BLOCKS]
+    _leave_q(f, s, victim)
+    if f[victim, STATE] == _HIR_IN_S:
+        f[victim, STATE] = _NON_RESIDENT
+        push(f, s[SENTINEL] + _N, s[N_BLOCKS] + victim)
+    else:
+        f[victim, STATE] = 0
+    return victim
 
 
 @jit
 def insert(f, s, t, x):
-    if f[x, STATE] == _NON_RESIDENT and s[_LIR_SIZE] > 0:
-        unlink(f, s[N_BLOCKS] + x)
-        renew(f, s[SENTINEL] + _S, x)
-        _make_room_for_lir(f, s)
-        f[x, STATE] = _LIR
-        s[_N_LIR] += 1
-    elif s[_N_LIR] < s[_LIR_SIZE]:
-        _enter_s(f, s, x)
-        f[x, STATE] = _LIR
-        s[_N_LIR] += 1
+    if f[x, STATE] == _NON_RESIDENT or s[_N_LIR] < s[_LIR_SIZE]:
+        _promote(f, s, x)
     else:
-        if f[x, STATE] == _NON_RESIDENT:
-            unlink(f, s[N_BLOCKS] + x)
-            renew(f, s[SENTINEL] + _S, x)
-        else:
-            _enter_s(f, s, x)
-        _enter_q(f, s, x)
+        _top_of_s(f, s, x)
         f[x, STATE] = _HIR_IN_S
+        _enter_q(f, s, x)
+    _prune(f, s)
     _limit_stack(f, s)
 
 
@@ -155,12 +135,11 @@ def remove(f, s, t, x):
         _leave_s(f, s, x)
     if state == _LIR:
         s[_N_LIR] -= 1
-        if s[_N_S] > 0 and f[s[SENTINEL] + _S, PREV] != s[SENTINEL] + _S:
-            _prune(f, s)
     elif state == _NON_RESIDENT:
         unlink(f, s[N_BLOCKS] + x)
     else:
         _leave_q(f, s, x)
+    _prune(f, s)
 
 
 register(

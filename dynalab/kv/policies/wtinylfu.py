@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from dynalab.kv.policies._hash import mix64
+from dynalab.kv.policies._hash import xxh64
 from dynalab.kv.policies._layout import CAPACITY, SENTINEL, STATE, jit
 from dynalab.kv.policies._lists import oldest, push, renew, unlink
 from dynalab.kv.policies._registry import register
@@ -23,9 +23,17 @@ from dynalab.kv.policies._segments import (
 _SEGMENTS = 2  # of the main cache: probation 20%, protected 80%
 _WINDOW = 2  # list, as offset from the first sentinel
 _IN_WINDOW = 8
-_N_WINDOW, _MAIN_SIZE, _MAIN_HITS = FREE_AFTER_SEGMENTS, FREE_AFTER_SEGMENTS + 1, FREE_AFTER_SEGMENTS + 2
+_N_WINDOW, _MAIN_SIZE, _MAIN_HITS, _OWED = (
+    FREE_AFTER_SEGMENTS,
+    FREE_AFTER_SEGMENTS + 1,
+    FREE_AFTER_SEGMENTS + 2,
+    FREE_AFTER_SEGMENTS + 3,
+)
 _HASHES = 10
+_LOW = np.uint64(0xFFFFFFFF)
 _COUNTERS_PER_BLOCK = -math.log(0.001) / math.log(2) ** 2  # a Bloom filter of error 0.001
+# libCacheSim's seeds and its ids counted from 1: the sketch is small enough for its collisions to matter (0.003).
+_SEED_A, _SEED_B = 0x12345678, 0x12344321
 _SAMPLE = 32  # the sketch is halved after this many main hits per block of main cache
 
 
@@ -47,8 +55,8 @@ def init(f, s, t):
 @jit
 def _count(t, x):
     """Add one use of block `x` to the sketch."""
-    a = np.uint32(mix64(x, 1) & np.uint64(0xFFFFFFFF))
-    b = np.uint32(mix64(x, 2) & np.uint64(0xFFFFFFFF))
+    a = np.uint32(xxh64(x + 1, _SEED_A) & _LOW)
+    b = np.uint32(xxh64(x + 1, _SEED_B) & _LOW)
     for _ in range(_HASHES):
         t[np.int64(a) % t.size] += 1
         a = np.uint32(a + b)
@@ -57,8 +65,8 @@ def _count(t, x):
 @jit
 def _estimate(t, x):
     """Return the sketch's estimate of the uses of block `x`."""
-    a = np.uint32(mix64(x, 1) & np.uint64(0xFFFFFFFF))
-    b = np.uint32(mix64(x, 2) & np.uint64(0xFFFFFFFF))
+    a = np.uint32(xxh64(x + 1, _SEED_A) & _LOW)
+    b = np.uint32(xxh64(x + 1, _SEED_B) & _LOW)
     least = t[np.int64(a) % t.size]
     for _ in range(_HASHES - 1):
         a = np.uint32(a + b)
@@ -71,7 +79,9 @@ def hit(f, s, t, x):
     if f[x, STATE] == _IN_WINDOW:
         renew(f, s[SENTINEL] + _WINDOW, x)
         return
-    segment_hit(f, s, _SEGMENTS, x)
+    if segment_hit(f, s, _SEGMENTS, x) and s[N_SEGMENT] > s[MAX_SEGMENT] > 0:
+        # libCacheSim evicts here, within the hit. A hit must not evict under our contract: the next miss pays.
+        s[_OWED] = 1
     _count(t, x)
     s[_MAIN_HITS] += 1
     if s[_MAIN_HITS] >= _SAMPLE * s[_MAIN_SIZE]:
@@ -88,6 +98,13 @@ def _leave_window(f, s, x):
 
 @jit
 def evict(f, s, t, x):
+    owed = s[_OWED] == 1 and s[N_SEGMENT] > s[MAX_SEGMENT]
+    s[_OWED] = 0
+    if owed:
+        victim = oldest(f, s[SENTINEL])
+        segment_leave(f, s, victim)
+        f[victim, STATE] = 0
+        return victim
     while s[_N_WINDOW] > 0 and s[_MAIN_SIZE] > 0:
         candidate = oldest(f, s[SENTINEL] + _WINDOW)
         _leave_window(f, s, candidate)
