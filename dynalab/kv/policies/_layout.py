@@ -31,5 +31,7 @@ ACCESS, HIT, EVICT, INSERT, REMOVE = 0, 1, 2, 3, 4
 # What ``step(ACCESS, ...)`` answers when no block had to leave; otherwise it is the victim's id.
 WAS_HIT, NO_VICTIM = -2, -1
 
-#: Compile lazily, keep the machine code on disk for the next process, and free the GIL while it runs.
-jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+#: For the small functions that a step is made of. They are not kept on disk: the step is, with all of them inlined.
+#: Without the reference counts that ``_nrt`` would add to every array argument a step is three times faster; the price is
+#: that these functions can neither allocate nor slice.
+jit = numba.njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)

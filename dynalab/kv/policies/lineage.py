@@ -8,16 +8,16 @@ from dynalab.kv.policies._registry import register
 
 _CHILDREN = PREV  # column: resident children of a block, itself resident or not (this policy keeps no lists)
 _TICK = FREE + 1  # counter of insertions; s[FREE] is the heap's
+_TICKS = FREE + 2  # where in t the tick of block 0 lies, after the heap of leaves
 
 
 def _table(capacity: int, n_blocks: int) -> int:
-    # The heap of leaves, after the tick of every block: a parent that becomes a leaf again competes with its old tick.
-    return n_blocks + heap_table(min(capacity, n_blocks))
+    # Every block keeps its tick: a parent that becomes a leaf again competes with its old one.
+    return heap_table(min(capacity, n_blocks)) + n_blocks
 
 
-@jit
-def _heap(s, t):
-    return t[s[N_BLOCKS] :]
+def init(f, s, t):
+    s[_TICKS] = len(t) - s[N_BLOCKS]
 
 
 @jit
@@ -29,17 +29,17 @@ def _adopt(f, s, t, x, change):
     f[parent, _CHILDREN] += change
     if f[parent, STATE] > 0:
         if f[parent, _CHILDREN] == 0:
-            heap_set(f, s, _heap(s, t), parent, t[parent], 0)
+            heap_set(f, s, t, parent, t[s[_TICKS] + parent], 0)
         else:
-            heap_remove(f, s, _heap(s, t), parent)
+            heap_remove(f, s, t, parent)
 
 
 @jit
 def _stamp(f, s, t, x):
     s[_TICK] += 1
-    t[x] = s[_TICK]
+    t[s[_TICKS] + x] = s[_TICK]
     if f[x, _CHILDREN] == 0:
-        heap_set(f, s, _heap(s, t), x, t[x], 0)
+        heap_set(f, s, t, x, s[_TICK], 0)
 
 
 @jit
@@ -56,14 +56,14 @@ def insert(f, s, t, x):
 
 @jit
 def remove(f, s, t, x):
-    heap_remove(f, s, _heap(s, t), x)
+    heap_remove(f, s, t, x)
     f[x, STATE] = 0
     _adopt(f, s, t, x, -1)
 
 
 @jit
 def evict(f, s, t, x):
-    victim = heap_root(_heap(s, t))
+    victim = heap_root(t)
     remove(f, s, t, victim)
     return victim
 
@@ -77,6 +77,7 @@ register(
     evict=evict,
     insert=insert,
     remove=remove,
+    init=init,
     table=_table,
     needs=("parent",),
 )
