@@ -1,0 +1,39 @@
+"""The base of the frozen fact sheets: pydantic models whose refusals are one-line `ConfigError`s."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dynalab.errors import ConfigError
+
+
+class Spec(BaseModel):
+    """A frozen set of checked fields; unknown fields are refused, for they are mostly misspelt ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    #: What the errors call it.
+    _what: ClassVar[str] = "spec"
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            name = f" {values['name']!r}" if isinstance(values.get("name"), str) else ""
+            raise ConfigError(f"{self._what}{name}: {_first_line(error, type(self))}") from None
+
+
+def _first_line(error: ValidationError, spec: type[Spec]) -> str:
+    """Turn pydantic's report into one line: the first culprit, its value, and what would be right."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if not field:
+        return message
+    if first["type"] == "missing":
+        return f"{field} is missing; {message.lower()}"
+    if first["type"] == "extra_forbidden":
+        return f"{field} is no field of it; write one of {', '.join(spec.model_fields)}"
+    return f"{field}: {first['input']!r:.80}: {message[0].lower()}{message[1:]}"
