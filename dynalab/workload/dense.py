@@ -11,8 +11,11 @@ _STEP = 1 << 20
 #: Ids whose largest value is below this many times their number index a table; others are hashed first.
 _COMPACT = 4
 
+#: Parts into which 64-bit hashes are split.
+_PARTS = 16
 
-def densify(raw: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int32], int]:
+
+def densify(raw: npt.NDArray[np.integer], *, reuse: bool = False) -> tuple[npt.NDArray[np.int32], int]:
     """Replace arbitrary integer ids by dense ones in order of first appearance.
 
     Ids that are small integers (Mooncake, Bailian) go through one lookup table. 64-bit hashes (Dynamo) are split by
@@ -22,6 +25,8 @@ def densify(raw: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int32], int]:
     Parameters
     ----------
     raw : ndarray of integers, shape (n_accesses,)
+    reuse : bool
+        Whether the memory of `raw` may be written over (and be that of the result).
 
     Returns
     -------
@@ -37,22 +42,27 @@ def densify(raw: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int32], int]:
         return np.empty(0, np.int32), 0
     low, high = int(raw.min()), int(raw.max())
     if low >= 0 and high < _COMPACT * raw.size + 1024:
-        return relabel(raw, high + 1)
+        return relabel(raw, high + 1, out=raw if reuse and raw.dtype == np.int32 else None)
     import pandas as pd
 
     if raw.size < _STEP:
         codes, uniques = pd.factorize(raw)
         return codes.astype(np.int32), len(uniques)
-    provisional = np.empty(raw.size, np.int32)
+    work = raw if reuse and raw.dtype == np.int64 else raw.astype(np.int64)
+    steps = range(0, work.size, _STEP)
     total = 0
-    parts = 16
-    for part in range(parts):
-        where = np.flatnonzero((raw & (parts - 1)) == part)
-        codes, uniques = pd.factorize(raw[where])
-        codes += total
-        provisional[where] = codes
+    for part in range(_PARTS):
+        chosen = [start + np.flatnonzero((work[start : start + _STEP] % _PARTS) == part) for start in steps]
+        where = np.concatenate(chosen)
+        codes, uniques = pd.factorize(work[where])
+        # Numbered hashes keep their part in the low bits, so that no later part takes them for its own.
+        work[where] = (codes + total) * _PARTS + part
         total += len(uniques)
-    return relabel(provisional, total, out=provisional)
+    # Narrowing in place runs ahead of no value that is still to be read.
+    narrow = work.view(np.int32)[: work.size]
+    for start in steps:
+        narrow[start : start + _STEP] = work[start : start + _STEP] // _PARTS
+    return relabel(narrow, total, out=narrow)[0].copy(), total
 
 
 def relabel(

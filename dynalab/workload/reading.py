@@ -235,7 +235,7 @@ class _Reading:
         offsets = np.zeros(time.size + 1, np.int64)
         if self.with_ids:
             np.cumsum(self.counts.data(), out=offsets[1:])
-        ids, known = densify(self.ids.data())
+        ids, known = densify(self.ids.data(), reuse=True)
         self.ids = self.counts = _Column("i")
         prompts, outputs = self.input_tokens.data(), self.output_tokens.data()
         if self.sort or not format.ordered:

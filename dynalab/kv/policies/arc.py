@@ -81,7 +81,7 @@ def evict(f, s, t, x):
         return _replace(f, s, True)
     l1 = s[_N + _T1] + b1
     if l1 >= c:
-        if b1 == 0:
+        if s[_N + _T1] >= c:
             return _drop_oldest(f, s, _T1)
         _drop_oldest(f, s, _B1)
     elif l1 + s[_N + _T2] + b2 >= 2 * c and b2 > 0:

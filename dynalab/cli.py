@@ -1,0 +1,215 @@
+"""The ``dynalab`` command: thin, and quick to start, for every subcommand imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from dynalab import __version__
+from dynalab.errors import DynalabError
+
+#: Exit codes: a user's error, Ctrl-C (128 + SIGINT), and being told to stop (128 + SIGTERM).
+USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
+
+#: Options of ``dynalab report`` that are parameters of the notebook: option, parameter, metavar, help.
+_REPORT_OPTIONS = (
+    ("--trace", "trace", "PATH|PRESET", "a trace file (.gz too), folder or glob, or a preset (default: conversation)"),
+    ("--format", "trace_format", "NAME", "format of the trace (default: auto)"),
+    ("--model", "model", "NAME|JSON", "a known model, or a Hugging Face style config.json (default: llama-3-70b)"),
+    ("--hardware", "hardware", "NAME", "the machine's GPUs, links and disks (default: h100-sxm)"),
+    ("--device", "device", "SIZE", "GPU memory for KV blocks (default: 40GiB)"),
+    ("--host", "host", "SIZE", "pinned host memory for KV blocks (default: 512GiB)"),
+    ("--disk", "disk", "SIZE", "disk for KV blocks; 0 for none (default: 4TB)"),
+    ("--block-tokens", "block_tokens", "N", "re-block the trace to N tokens (default: 0, as in the trace)"),
+    ("--target-hit-ratio", "target_hit_ratio", "RATIO", "hit ratio to size for, 0 to 1 (default: 0, the knee)"),
+    ("--budget", "budget", "MONEY", "what the tiers may cost (default: 0, no limit)"),
+    ("--duration", "duration_s", "TIME", "length of a synthetic trace, as in 30m (default: 0, the preset's own)"),
+    ("--rate", "rate", "RATE", "requests/s of a synthetic trace (default: 0, the preset's own)"),
+    ("--speedup", "speedup", "FACTOR", "make arrivals this many times faster (default: 1)"),
+    ("--seed", "seed", "N", "seed of every random choice (default: 0)"),
+)
+
+_TOP_EXAMPLES = """\
+examples:
+  dynalab report                                  a report on the embedded synthetic trace
+  dynalab report --trace trace.jsonl.gz --model llama-3-70b --device 40GiB --host 512GiB --disk 4TB
+  dynalab trace trace.jsonl.gz                    what is in a trace
+  dynalab doctor                                  what this machine offers
+"""
+_REPORT_EXAMPLES = """\
+writes OUT/NAME-HASH/ with report.html, the executed notebook, results.nc and recommendation.yaml; equal parameters give
+equal files.
+
+examples:
+  dynalab report
+  dynalab report --trace mooncake_conversation.jsonl.gz --model llama-3-70b --device 40GiB --host 512GiB --disk 4TB
+  dynalab report --trace agent --rate 4 --duration 1h --policy lru,s3fifo,lineage --target-hit-ratio 0.45
+"""
+_TRACE_EXAMPLES = """\
+examples:
+  dynalab trace AzureLLMInferenceTrace_conv.csv
+  dynalab trace profile_export.jsonl --write replay.jsonl
+  dynalab trace --synthesize conversation --duration 1h --rate 3 --seed 7 --write twin.jsonl
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        0; 2 for an error that the user can cure, told in one line on stderr; 130 after Ctrl-C.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except DynalabError as error:
+        if arguments.debug:
+            raise
+        print(f"dynalab {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"dynalab {arguments.command}: interrupted, nothing was left behind", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe ("| head") has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="dynalab",
+        description="Measure, simulate and size tiered, disaggregated LLM serving.",
+        epilog=_TOP_EXAMPLES,
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action="version", version=f"dynalab {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Any, summary: str, examples: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary, epilog=examples, formatter_class=raw)
+        sub.set_defaults(run=run)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    report = command(
+        "report", _report, "size the tiers for a trace and a model: run the tuning notebook", _REPORT_EXAMPLES
+    )
+    for option, name, metavar, text in _REPORT_OPTIONS:
+        report.add_argument(option, dest=name, metavar=metavar, help=text)
+    report.add_argument(
+        "--policy",
+        dest="policies",
+        metavar="NAME[,NAME...]",
+        action="append",
+        help="policies to compare, or all; may be given again (default: default)",
+    )
+    report.add_argument("--out", metavar="DIR", default="reports", help="folder of all reports (default: reports)")
+    report.add_argument("--name", metavar="NAME", help="first part of the report's folder name (default: the trace's)")
+
+    trace = command("trace", _trace, "show, convert or synthesise a trace", _TRACE_EXAMPLES)
+    trace.add_argument("path", nargs="?", metavar="PATH", help="a trace file (.gz too), folder or glob")
+    trace.add_argument("--format", default="auto", metavar="NAME", help="format of the trace (default: auto)")
+    trace.add_argument("--synthesize", metavar="PRESET", help="make a trace instead of reading one")
+    trace.add_argument("--duration", metavar="TIME", help="its length, as in 1h (default: the preset's own)")
+    trace.add_argument("--rate", type=float, metavar="RATE", help="its requests/s (default: the preset's own)")
+    trace.add_argument("--seed", type=int, default=None, metavar="N", help="its seed (default: 0)")
+    trace.add_argument("--write", metavar="OUT", help="write it as Mooncake JSONL, which AIPerf replays")
+
+    command("policies", _policies, "list the eviction policies")
+    doctor = command("doctor", _doctor, "tell what this machine offers and what dynalab does with it")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from dynalab.lab.report import ReportParameters, build_report
+
+    # Told to stop, leave as cleanly as after Ctrl-C: the kernel ends and the half-made folder goes on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    names = [name for _, name, _, _ in _REPORT_OPTIONS] + ["policies"]
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    report = build_report(ReportParameters(**given), arguments.out, name=arguments.name, say=_say)
+    print(report.html)
+    for line in report.summary():
+        print(f"  {line}")
+    return 0
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    from dynalab.errors import ConfigError
+    from dynalab.units import parse_duration
+    from dynalab.workload import read_trace, synthesize
+
+    if (arguments.path is None) == (arguments.synthesize is None):
+        raise ConfigError("trace: give either a PATH or --synthesize PRESET")
+    settings = {"duration": arguments.duration, "rate": arguments.rate, "seed": arguments.seed}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if arguments.synthesize is not None:
+        if "duration" in settings:
+            settings["duration"] = parse_duration(settings["duration"], field="duration")
+        trace = synthesize(arguments.synthesize, **settings)
+    else:
+        if settings:
+            raise ConfigError(f"--{next(iter(settings))}: only together with --synthesize PRESET")
+        trace = read_trace(arguments.path, format=arguments.format)
+    _print_facts(trace.summary())
+    if arguments.write is not None:
+        trace.write(arguments.write)
+        _say(f"wrote {arguments.write}")
+    return 0
+
+
+def _policies(arguments: argparse.Namespace) -> int:
+    from dynalab.kv.policies import POLICIES
+
+    rows = [("name", "title", "needs", "source")]
+    rows += [(p.name, p.title, ", ".join(p.needs) or "-", p.source) for p in POLICIES.values()]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from dynalab.lab.doctor import examine, render
+
+    facts = examine()
+    if arguments.json:
+        import json
+
+        print(json.dumps(facts, indent=2, default=str))
+    else:
+        print(render(facts))
+    return 0
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        text = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        print(f"{name.replace('_', ' '):<{width}}  {text}")
+
+
+def _say(line: str) -> None:
+    """Tell what is going on, beside the results that go to stdout."""
+    print(line, file=sys.stderr, flush=True)
