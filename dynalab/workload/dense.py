@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,7 +44,8 @@ def densify(raw: npt.NDArray[np.integer], *, reuse: bool = False) -> tuple[npt.N
         return np.empty(0, np.int32), 0
     low, high = int(raw.min()), int(raw.max())
     if low >= 0 and high < _COMPACT * raw.size + 1024:
-        return relabel(raw, high + 1, out=raw if reuse and raw.dtype == np.int32 else None)
+        into = cast("npt.NDArray[np.int32]", raw) if reuse and raw.dtype == np.int32 else None
+        return relabel(raw, high + 1, out=into)
     import pandas as pd
 
     if raw.size < _STEP:

@@ -79,25 +79,40 @@ def require_partial_blocks(trace: Trace, what: str) -> None:
 
 
 def _cut(trace: Trace, size: int, tokens: int) -> npt.NDArray[np.int64]:
-    """Key of every smaller block: block, part and, for a partial one, tokens."""
+    """Key of every smaller block: block, part and, for a partial one, its tokens."""
     lengths = trace.block_lengths()
     parts = block_count(lengths, tokens)
     first = np.cumsum(parts) - parts
     access = np.repeat(np.arange(trace.n_accesses), parts)
     part = np.arange(access.size) - first[access]
     covered = np.minimum(lengths[access] - part * tokens, tokens)
-    return (trace.block_ids[access] * np.int64(size // tokens) + part) * tokens + covered % tokens
+    factor = size // tokens
+    whole = trace.block_ids[access] * np.int64(factor) + part
+    return _partial_apart(whole, trace.n_blocks * factor, covered, tokens)
 
 
 def _joined(trace: Trace, factor: int, tokens: int) -> npt.NDArray[np.int64]:
-    """Key of every larger block: its last constituent and, for a partial one, tokens."""
+    """Key of every larger block: its last constituent and, for a partial one, its tokens."""
     counts = np.diff(trace.offsets)
     groups = -(-counts // factor)
     request = np.repeat(np.arange(len(trace)), groups)
     group = np.arange(request.size) - (np.cumsum(groups) - groups)[request]
     last = trace.offsets[request] + np.minimum((group + 1) * factor, counts[request]) - 1
     covered = np.minimum(trace.input_tokens[request] - group * tokens, tokens)
-    return trace.block_ids[last] * np.int64(tokens) + covered % tokens
+    return _partial_apart(trace.block_ids[last].astype(np.int64), trace.n_blocks, covered, tokens)
+
+
+def _partial_apart(
+    keys: npt.NDArray[np.int64], upper: int, covered: npt.NDArray[np.integer], tokens: int
+) -> npt.NDArray[np.int64]:
+    """Give blocks of fewer than `tokens` tokens keys from `upper` up, one for each key and length.
+
+    All keys stay small numbers this way, which are made dense much faster than hashes.
+    """
+    partial = np.flatnonzero(covered < tokens)
+    _, known = np.unique(keys[partial] * tokens + covered[partial], return_inverse=True)
+    keys[partial] = upper + known
+    return keys
 
 
 def _require_prefix_ids(trace: Trace, tokens: int) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dynalab.errors import ConfigError, TraceError
-from dynalab.workload.checks import MAX_TOKENS, block_count, first_fault
-from dynalab.workload.dense import densify, ragged, relabel
+from dynalab.workload.checks import checked_columns
+from dynalab.workload.parts import full_blocks, merge, take
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -108,39 +108,9 @@ class Trace:
         >>> Trace.from_columns([0.0, 1.5], [600, 500], [10, 20], [7, 8, 7], block_tokens=512).block_ids
         array([0, 1, 0], dtype=int32)
         """
-        times = np.asarray(arrival, np.float64)
-        prompts, outputs = _whole("input_tokens", input_tokens), _whole("output_tokens", output_tokens)
-        if times.ndim != 1 or not times.size:
-            raise TraceError("arrival must be one column with at least one request")
-        for name, column in (("input_tokens", prompts), ("output_tokens", outputs)):
-            if column.shape != times.shape:
-                raise TraceError(f"{name} has shape {column.shape}, arrival {times.shape}: they must be equal")
-        counts = None
-        raw = np.empty(0, np.int64)
-        if block_ids is not None:
-            if not isinstance(block_tokens, int | np.integer) or block_tokens < 1:
-                raise TraceError(f"block_ids need block_tokens, a whole number from 1 up, not {block_tokens!r}")
-            raw = _whole("block_ids", block_ids)
-            counts = _counts(offsets, prompts, block_tokens, raw.size)
-        elif offsets is not None or block_tokens is not None:
-            raise TraceError("offsets and block_tokens go with block_ids: give all of them or none")
-        fault = first_fault(times, prompts, outputs, counts, block_tokens, previous=0.0)
-        if fault is not None:
-            raise TraceError(f"request {fault.row}: {fault.message}")
-        starts = np.zeros(times.size + 1, np.int64)
-        if counts is not None:
-            np.cumsum(counts, out=starts[1:])
-        return cls(
-            arrival=times - times[0],
-            input_tokens=prompts.astype(np.int32),
-            output_tokens=outputs.astype(np.int32),
-            block_ids=densify(raw)[0],
-            offsets=starts,
-            block_tokens=None if block_tokens is None else int(block_tokens),
-            source=source,
-            sha256=sha256 or "",
-            attrs=dict(attrs or {}),
-        )._hashed(keep=bool(sha256))
+        columns = checked_columns(arrival, input_tokens, output_tokens, block_ids, offsets, block_tokens)
+        trace = cls(**columns, source=source, sha256=sha256 or "", attrs=dict(attrs or {}))
+        return trace if sha256 else trace._hashed()
 
     # ------------------------------------------------------------------ what it is
 
@@ -281,13 +251,13 @@ class Trace:
                 f"no request lies between {start} and {stop} ({by}); the trace has {len(self)} requests"
                 f" over {self.duration:.6g} s"
             )
-        return self._take(np.arange(low, high), f"slice({start}, {stop}, by={by!r})")
+        return take(self, np.arange(low, high), f"slice({start}, {stop}, by={by!r})")
 
     def head(self, n: int) -> Trace:
         """Return the first `n` requests (all, where there are fewer)."""
         if n < 1:
             raise ConfigError(f"n: {n} is no number of requests; use 1 or more")
-        return self._take(np.arange(min(n, len(self))), f"head({n})")
+        return take(self, np.arange(min(n, len(self))), f"head({n})")
 
     def filter(self, mask: npt.ArrayLike) -> Trace:
         """Keep the requests where `mask` is true; the first of them arrives at 0.
@@ -310,7 +280,7 @@ class Trace:
         if not keep.any():
             raise TraceError("the mask keeps no request; a trace has at least one")
         digest = hashlib.sha256(np.packbits(keep).tobytes()).hexdigest()[:12]
-        return self._take(np.flatnonzero(keep), f"filter({int(keep.sum())} of {keep.size} requests, mask {digest})")
+        return take(self, np.flatnonzero(keep), f"filter({int(keep.sum())} of {keep.size} requests, mask {digest})")
 
     def speedup(self, factor: float) -> Trace:
         """Let requests arrive `factor` times as fast (0.5: at half the rate)."""
@@ -338,43 +308,7 @@ class Trace:
         TraceError
             If block sizes differ, or blocks shall be shared by traces of different origin.
         """
-        if self.block_tokens != other.block_tokens:
-            raise TraceError(
-                f"cannot merge blocks of {self.block_tokens} and {other.block_tokens} tokens: reblock one first, or"
-                " give both block ids"
-            )
-        lineage = None
-        if shared_blocks:
-            self.require_blocks()
-            (origin, mine), (theirs_origin, theirs) = self._origin(), other._origin()
-            if origin != theirs_origin:
-                raise TraceError(
-                    "shared_blocks=True needs two parts of one trace, but these come from different ones"
-                    f" ({self.source} and {other.source}): leave shared_blocks out"
-                )
-            table = np.concatenate([mine, theirs])
-            ids = table[np.concatenate([self.block_ids, other.block_ids + self.n_blocks])]
-        else:
-            ids = np.concatenate([self.block_ids, other.block_ids + np.int32(self.n_blocks)])
-        arrival = np.concatenate([self.arrival, other.arrival])
-        order = np.argsort(arrival, kind="stable")
-        accesses, offsets = ragged(np.concatenate([self.offsets, other.offsets[1:] + self.n_accesses]), order)
-        gathered = ids[accesses]
-        dense, known = relabel(gathered, int(ids.max()) + 1 if ids.size else 0)
-        if shared_blocks:
-            names = np.empty(known, np.int32)
-            names[dense] = gathered
-            lineage = (origin, names)
-        return self._derived(
-            f"merge({other.source}, sha256 {other.sha256[:12]}, shared_blocks={shared_blocks})",
-            source=f"{self.source} + {other.source}",
-            arrival=arrival[order],
-            input_tokens=np.concatenate([self.input_tokens, other.input_tokens])[order],
-            output_tokens=np.concatenate([self.output_tokens, other.output_tokens])[order],
-            block_ids=dense,
-            offsets=offsets,
-            lineage=lineage,
-        )
+        return merge(self, other, shared_blocks)
 
     def reblock(self, tokens: int) -> Trace:
         """Cut blocks into smaller ones or join them to larger ones: see :func:`dynalab.workload.reblock.reblock`."""
@@ -388,15 +322,7 @@ class Trace:
         Lengths stay as they are, so that a request of 700 tokens keeps one block of 512. Such a trace can be replayed,
         sliced and merged, but neither written nor re-blocked.
         """
-        full = self.block_lengths() == self.require_blocks()
-        offsets = np.zeros_like(self.offsets)
-        np.cumsum(self.input_tokens // self.require_blocks(), out=offsets[1:])
-        kept = self.block_ids[full]
-        ids, known = relabel(kept, self.n_blocks)
-        origin, names = self._origin()
-        table = np.empty(known, np.int32)
-        table[ids] = names[kept]
-        return self._derived("full_blocks()", block_ids=ids, offsets=offsets, lineage=(origin, table))
+        return full_blocks(self)
 
     def with_prefixes(self, **options: Any) -> Trace:
         """Give a trace without block ids synthetic ones: see :func:`dynalab.workload.synth.prefixes.with_prefixes`."""
@@ -436,28 +362,6 @@ class Trace:
 
     # ------------------------------------------------------------------ machinery
 
-    def _take(self, rows: npt.NDArray[np.int64], step: str) -> Trace:
-        """Return the trace of some requests, in rising order."""
-        accesses, offsets = ragged(self.offsets, rows)
-        gathered = self.block_ids[accesses]
-        ids, known = relabel(gathered, self.n_blocks)
-        lineage = None
-        if self.has_blocks:
-            origin, names = self._origin()
-            table = np.empty(known, np.int32)
-            table[ids] = names[gathered]
-            lineage = (origin, table)
-        arrival = self.arrival[rows]
-        return self._derived(
-            step,
-            arrival=arrival - arrival[0],
-            input_tokens=self.input_tokens[rows],
-            output_tokens=self.output_tokens[rows],
-            block_ids=ids,
-            offsets=offsets,
-            lineage=lineage,
-        )
-
     def _origin(self) -> tuple[str, npt.NDArray[np.int32]]:
         """Return the trace that the blocks come from and each block's id there."""
         return self.lineage or (self.sha256, np.arange(self.n_blocks, dtype=np.int32))
@@ -473,41 +377,9 @@ class Trace:
             changes.setdefault("lineage", self._origin())
         return replace(self, attrs=attrs, **changes)._hashed()
 
-    def _hashed(self, keep: bool = False) -> Trace:
+    def _hashed(self) -> Trace:
         """Return a copy with the sha256 of its columns."""
-        if keep:
-            return self
         digest = hashlib.sha256(f"dynalab trace, blocks of {self.block_tokens}\n".encode())
         for column in (self.arrival, self.input_tokens, self.output_tokens, self.block_ids, self.offsets):
             digest.update(np.ascontiguousarray(column).data)
         return replace(self, sha256=digest.hexdigest())
-
-
-def _whole(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return a column of whole numbers as int64 (unsigned 64-bit hashes keep their bits)."""
-    column = np.asarray(values)
-    if column.size == 0:
-        return np.zeros(column.shape, np.int64)
-    if column.dtype.kind not in "iu":
-        raise TraceError(f"{name} must be whole numbers, not {column.dtype}")
-    if name != "block_ids" and int(column.max()) > MAX_TOKENS:
-        row = int(np.argmax(column > MAX_TOKENS))
-        raise TraceError(f"request {row}: {name} is {column[row]}: it must be at most {MAX_TOKENS}")
-    return column.astype(np.int64)
-
-
-def _counts(
-    offsets: npt.ArrayLike | None, prompts: npt.NDArray[np.int64], block_tokens: int, n_accesses: int
-) -> npt.NDArray[np.int64]:
-    """Blocks per request, from the offsets where they are given."""
-    if offsets is None:
-        counts = block_count(prompts, block_tokens)
-        if int(counts.sum()) != n_accesses:
-            raise TraceError(
-                f"{n_accesses} block ids for requests that need {int(counts.sum())} blocks of {block_tokens} tokens"
-            )
-        return counts
-    starts = _whole("offsets", offsets) if np.size(offsets) else np.zeros(0, np.int64)
-    if starts.shape != (prompts.size + 1,) or starts[0] != 0 or starts[-1] != n_accesses:
-        raise TraceError(f"offsets must be {prompts.size + 1} numbers from 0 to {n_accesses}, the number of block ids")
-    return np.diff(starts)
