@@ -30,6 +30,8 @@ def _first_line(error: ValidationError, spec: type[Spec]) -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
+    if isinstance(first.get("ctx", {}).get("error"), ConfigError):
+        return message  # The parsers of sizes and durations name field, value and cure themselves.
     if not field:
         return message
     if first["type"] == "missing":
