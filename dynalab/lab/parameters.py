@@ -178,14 +178,14 @@ class ReportParameters(BaseModel):
             given = {"duration": self.duration_s, "rate": self.rate}
             trace = synthesize(self.trace, seed=self.seed, **{name: value for name, value in given.items() if value})
         else:
+            if not any(char in self.trace for char in "*?[") and not os.path.exists(self.trace):
+                raise TraceError(f"no such file, and no preset of that name ({', '.join(PRESETS)})", path=self.trace)
             for name in ("duration_s", "rate"):
                 if getattr(self, name):
                     raise ConfigError(
                         f"{name}: {getattr(self, name):g} is for presets ({', '.join(PRESETS)}), not for the file "
                         f"{self.trace!r}; speedup changes the rate of a file"
                     )
-            if not any(char in self.trace for char in "*?[") and not os.path.exists(self.trace):
-                raise TraceError(f"no such file, and no preset of that name ({', '.join(PRESETS)})", path=self.trace)
             trace = read_trace(self.trace, format=self.trace_format)
         if self.trace_sha256 and trace.sha256 != self.trace_sha256:
             raise TraceError(f"sha256 is {trace.sha256}, not {self.trace_sha256}: another trace", path=self.trace)

@@ -98,7 +98,6 @@ def build_report(
     """
     from dynalab.lab.notebooks import notebook_path
 
-    source = notebook_path("tuning_report")
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
         raise ConfigError(f"name: {name!r} is not a plain folder name; use letters, digits, '.', '_' and '-'")
     resolved, trace = parameters.resolve()
@@ -109,6 +108,7 @@ def build_report(
     folder = Path(out).absolute() / f"{name or resolved.default_name()}-{resolved.digest()}"
     # The kernel reads the trace again: two copies of a large one need not lie in memory at once.
     del trace
+    source = notebook_path("tuning_report")
     say(f"running {source.name} ...")
     return run_to_folder(source, values, folder, shown=shown, progress=progress)
 
