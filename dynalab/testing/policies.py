@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ _laws = settings(
     max_examples=25,
     deadline=None,
     database=None,
+    report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
 
@@ -147,7 +149,7 @@ class PolicyTests:
         """At capacity 1 only an immediate repeat hits, and the predecessor is the victim."""
         accesses = run.accesses
         expected = [(False, -1)]
-        for before, block in zip(accesses, accesses[1:], strict=False):
+        for before, block in pairwise(accesses):
             expected.append((True, -1) if block == before else (False, before))
         assert self.decisions(run.with_capacity(1)) == expected
 
@@ -159,6 +161,8 @@ class PolicyTests:
         for (op, block), next_use in zip(run.steps, run.next_uses(), strict=True):
             if op == ACCESS:
                 cache.access(block, next_use)
+            else:
+                cache.remove(block)
         ids = list(range(run.n_blocks))
         order.shuffle(ids)
         left = set(cache.resident())
