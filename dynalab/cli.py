@@ -145,10 +145,13 @@ def _report(arguments: argparse.Namespace) -> int:
     from dynalab.lab.report import ReportParameters, build_report
 
     # Told to stop, leave as cleanly as after Ctrl-C: the kernel ends and the half-made folder goes on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     names = [name for _, name, _, _ in _REPORT_OPTIONS] + ["policies"]
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    report = build_report(ReportParameters(**given), arguments.out, name=arguments.name, say=_say)
+    try:
+        report = build_report(ReportParameters(**given), arguments.out, name=arguments.name, say=_say)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(report.html)
     for line in report.summary():
         print(f"  {line}")

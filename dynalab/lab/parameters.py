@@ -175,8 +175,7 @@ class ReportParameters(BaseModel):
         from dynalab.workload import PRESETS, read_trace, synthesize
 
         if self.trace in PRESETS:
-            given = {"duration": self.duration_s, "rate": self.rate}
-            trace = synthesize(self.trace, seed=self.seed, **{name: value for name, value in given.items() if value})
+            trace = synthesize(self.trace, self.duration_s or None, self.rate or None, self.seed)
         else:
             if not any(char in self.trace for char in "*?[") and not os.path.exists(self.trace):
                 raise TraceError(f"no such file, and no preset of that name ({', '.join(PRESETS)})", path=self.trace)
