@@ -33,7 +33,7 @@ def version(*distributions: str) -> str | None:
 
 
 def output(command: list[str], timeout: float) -> str | None:
-    """Run a command and return what it writes, or None if it cannot be run, fails or takes longer than `timeout` seconds."""
+    """Run a command and return what it writes, or None if it fails or takes longer than `timeout` seconds."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, errors="replace"

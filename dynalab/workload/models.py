@@ -109,6 +109,14 @@ class ModelSpec(Spec):
         """
         return cls(**read_config(config, name=name, total_params=total_params, active_params=active_params))
 
+    def __repr__(self) -> str:
+        # A line for notebooks and errors: pydantic's own would spell out every layer.
+        kinds = ", ".join(f"{count} {layer.kind}" for layer, count in self._groups)
+        cache = f"{self.bytes_per_token:,} B of {self.kv_dtype} KV per token"
+        return f"ModelSpec({self.name}: {kinds} layers, {cache}, {self.total_params / 1e9:.3g}e9 parameters)"
+
+    __str__ = __repr__
+
     @cached_property
     def _groups(self) -> tuple[tuple[AttentionLayer, int], ...]:
         """The distinct layers and how often each occurs: two at most in published models."""

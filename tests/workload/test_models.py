@@ -492,6 +492,14 @@ def test_bad_token_counts(bad):
         MODELS["llama-3-8b"].prefill_flops(1, bad)
 
 
+def test_a_spec_is_shown_in_one_line():
+    assert (
+        repr(MODELS["gemma-3-27b"])
+        == str(MODELS["gemma-3-27b"])
+        == ("ModelSpec(gemma-3-27b: 52 sliding, 10 full layers, 507,904 B of bf16 KV per token, 27e9 parameters)")
+    )
+
+
 def test_specs_are_frozen_and_checked():
     good = dict(MODELS["llama-3-8b"])
     with pytest.raises(ValidationError):
