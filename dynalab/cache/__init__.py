@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+from dynalab.cache.curve import lru_curve, sampled_curve
 from dynalab.cache.replay import DEFINITIONS, infinite_hit_ratios, replay
+from dynalab.cache.stack import MODES, TIERS, Tier
+from dynalab.cache.tiers import replay_tiers
+from dynalab.cache.ttft import break_even_tokens
+from dynalab.cache.wear import Wear, wear
 
-__all__ = ["DEFINITIONS", "infinite_hit_ratios", "replay"]
+__all__ = [
+    "DEFINITIONS",
+    "MODES",
+    "TIERS",
+    "Tier",
+    "Wear",
+    "break_even_tokens",
+    "infinite_hit_ratios",
+    "lru_curve",
+    "replay",
+    "replay_tiers",
+    "sampled_curve",
+    "wear",
+]

@@ -28,7 +28,7 @@ _ALL, _PRESENCE, _AFTER, _FREQUENCY, _PRIORITY = range(5)
 _KIND, _MIN_FREQUENCY, _INTERVAL, _MAX_ENTRIES, _MIN_PRIORITY, _NEXT_FLUSH, _ENTRIES = range(7)
 _SATURATED = np.int64(2**62)
 
-_jit = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+_jit = numba.njit(nogil=True, error_model="numpy", _nrt=False)
 
 
 @_jit

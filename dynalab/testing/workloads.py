@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -119,9 +118,9 @@ def runs(removals: bool = True, max_capacity: int = 40) -> st.SearchStrategy[Run
         st.tuples(st.sampled_from(kinds), st.integers(0, 255), st.integers(1, 24)), min_size=1, max_size=24
     )
 
-    def build(capacity: int, n_blocks: int, seed: int, parts: list[Any]) -> Run:
+    def build(capacity: int, n_blocks: int, seed: int, parts: list[tuple[str, int, int]]) -> Run:
         facts = forest(np.random.default_rng(seed), n_blocks)
-        steps = tuple(step for part in parts for step in _piece(*part, n_blocks, facts["parent"]))
+        steps = tuple(step for kind, a, b in parts for step in _piece(kind, a, b, n_blocks, facts["parent"]))
         return Run(capacity, n_blocks, steps, **facts)
 
     return st.builds(build, st.integers(1, max_capacity), st.integers(1, 96), st.integers(0, 1000), pieces)

@@ -136,16 +136,18 @@ def checked_columns(
     for name, column in (("input_tokens", prompts), ("output_tokens", outputs)):
         if column.shape != times.shape:
             raise TraceError(f"{name} has shape {column.shape}, arrival {times.shape}: they must be equal")
+    # Lengths first: the number of blocks follows from them.
+    fault = first_fault(times, prompts, outputs, previous=0.0)
     counts = None
     raw = np.empty(0, np.int64)
-    if block_ids is not None:
+    if fault is None and block_ids is not None:
         if not isinstance(block_tokens, int | np.integer) or block_tokens < 1:
             raise TraceError(f"block_ids need block_tokens, a whole number from 1 up, not {block_tokens!r}")
         raw = _whole("block_ids", block_ids)
         counts = _counts(offsets, prompts, block_tokens, raw.size)
-    elif offsets is not None or block_tokens is not None:
+        fault = first_fault(times, prompts, outputs, counts, block_tokens)
+    elif fault is None and (offsets is not None or block_tokens is not None):
         raise TraceError("offsets and block_tokens go with block_ids: give all of them or none")
-    fault = first_fault(times, prompts, outputs, counts, block_tokens, previous=0.0)
     if fault is not None:
         raise TraceError(f"request {fault.row}: {fault.message}")
     starts = np.zeros(times.size + 1, np.int64)

@@ -9,23 +9,23 @@
 from __future__ import annotations
 
 # Importing a policy's file registers it; this order is the order of tables and figures.
-from dynalab.kv.policies import (  # noqa: F401, I001
-    fifo,
-    lru,
-    lfu,
-    clock,
-    sieve,
-    s3fifo,
+from dynalab.kv.policies import (  # noqa: F401
     arc,
-    two_q,
-    slru,
-    wtinylfu,
-    lirs,
-    priority,
-    multilru,
-    lineage,
-    length_aware,
     belady,
+    clock,
+    fifo,
+    length_aware,
+    lfu,
+    lineage,
+    lirs,
+    lru,
+    multilru,
+    priority,
+    s3fifo,
+    sieve,
+    slru,
+    two_q,
+    wtinylfu,
 )
 from dynalab.kv.policies._registry import POLICIES, Policy, register
 from dynalab.kv.policies.state import PolicyState, get_policy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -224,9 +225,11 @@ class CSVFormat(Format):
     def check_time(self, text: str) -> None:
         """Raise BadRecord where the text of a time is none."""
         try:
-            float(text)
+            finite = math.isfinite(float(text))
         except ValueError:
-            raise BadRecord(f"{self.names.time} is {text!r}: it must be a number of seconds") from None
+            finite = False
+        if not finite:
+            raise BadRecord(f"{self.names.time} is {text!r}: it must be a number of seconds")
 
 
 def whole(values: Sequence[Any], name: str) -> IntColumn:

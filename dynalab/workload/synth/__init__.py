@@ -1,8 +1,8 @@
 """Synthetic workloads: traces with the statistics of real ones, made from a seed.
 
-``arrivals`` says when requests come, ``lengths`` how long their parts are, ``sessions`` who asks again and what is shared,
-``blocks`` names the blocks, ``presets`` holds the workloads with the origin of their numbers, ``generate`` puts it together,
-and ``prefixes`` gives traces without block ids some that fit their lengths.
+``arrivals`` says when requests come, ``lengths`` how long their parts are, ``sessions`` who asks again and what is
+shared, ``blocks`` names the blocks, ``presets`` holds the workloads with the origin of their numbers, ``generate``
+puts it together, and ``prefixes`` gives traces without block ids some that fit their lengths.
 """
 
 from __future__ import annotations

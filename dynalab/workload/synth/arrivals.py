@@ -1,7 +1,7 @@
 """When requests arrive: point processes with a wanted mean rate and a wanted unevenness.
 
-All processes are stationary (or, for the sinusoid, exact in their phase) from the first second on, so that a short trace
-shows the same statistics as a long one.
+All processes are stationary (or, for the sinusoid, exact in their phase) from the first second on, so that a short
+trace shows the same statistics as a long one.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _gamma(spec: WorkloadSpec, rng: np.random.Generator) -> Floats:
 
 
 def _sinusoidal(spec: WorkloadSpec, rng: np.random.Generator) -> Floats:
-    """Poisson process with the rate ``rate * (1 + amplitude * sin(2 pi t / period))``, by thinning (Lewis, Shedler 1979)."""
+    """Poisson process with rate ``rate * (1 + amplitude * sin(2 pi t / period))``, by thinning (Lewis, Shedler)."""
     peak = 1.0 + spec.amplitude
     times = np.sort(rng.uniform(0.0, spec.duration, rng.poisson(spec.rate * peak * spec.duration)))
     period = spec.duration if spec.period is None else spec.period
@@ -69,7 +69,7 @@ def _sinusoidal(spec: WorkloadSpec, rng: np.random.Generator) -> Floats:
 
 
 def _bursty(spec: WorkloadSpec, rng: np.random.Generator) -> Floats:
-    """On/off Markov-modulated Poisson process: exponential bursts at `burst_factor` times the mean rate, quiet between."""
+    """On/off Markov-modulated Poisson process: exponential bursts at `burst_factor` times the rate, quiet between."""
     on_share = (1.0 - spec.quiet_level) / (spec.burst_factor - spec.quiet_level)
     means = np.array([spec.burst_seconds * (1.0 / on_share - 1.0), spec.burst_seconds])  # seconds in state off, on
     levels = spec.rate * np.array([spec.quiet_level, spec.burst_factor])

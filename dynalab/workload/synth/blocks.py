@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -46,8 +48,8 @@ def build_blocks(turns: Turns, order: Ints, block_tokens: int) -> tuple[Ints, In
     n_accesses = int(counts.sum())
     if n_accesses > MAX_ACCESSES:
         raise ConfigError(
-            f"duration and rate: {len(turns):,} requests of these lengths touch {n_accesses:,} blocks of {block_tokens} tokens, "
-            f"more than {MAX_ACCESSES:,}; choose a lower rate, a shorter duration or larger block_tokens"
+            f"duration and rate: {len(turns):,} requests of these lengths touch {n_accesses:,} blocks of {block_tokens}"
+            f" tokens, more than {MAX_ACCESSES:,}; choose a lower rate, a shorter duration or larger block_tokens"
         )
     begin = np.cumsum(counts) - counts
     # A block that is new with its request is named by its place; the others are then overwritten with what they repeat.
@@ -82,7 +84,7 @@ def _inherit(ids: Ints, turns: Turns, begin: Ints) -> None:
     depth = row - np.maximum.accumulate(np.where(turns.first, row, 0))
     by_depth = np.argsort(depth, kind="stable")
     edges = np.searchsorted(depth[by_depth], np.arange(1, int(depth.max(initial=0)) + 2))
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         rows = by_depth[low:high]
         shared = turns.shared[rows]
         ids[ragged(begin[rows], shared)] = ids[ragged(begin[rows - 1], shared)]

@@ -9,6 +9,7 @@ import numpy as np
 from dynalab.errors import ConfigError
 from dynalab.workload.synth.arrivals import arrival_times
 from dynalab.workload.synth.blocks import arrival_order, build_blocks
+from dynalab.workload.synth.lengths import Floats
 from dynalab.workload.synth.names import suggestion
 from dynalab.workload.synth.presets import PRESETS
 from dynalab.workload.synth.sessions import Turns, draw_turns
@@ -29,8 +30,8 @@ def synthesize(
     Parameters
     ----------
     preset : str or WorkloadSpec
-        ``conversation`` (statistical twin of the Mooncake conversation trace), ``shared_prompt``, ``agent``, ``document``,
-        ``mixed``, or a specification of your own.
+        ``conversation`` (statistical twin of the Mooncake conversation trace), ``shared_prompt``, ``agent``,
+        ``document``, ``mixed``, or a specification of your own.
     duration : float or str, optional
         Seconds, or text such as ``"1h"``; the preset's own where left out.
     rate : float, optional
@@ -52,10 +53,8 @@ def synthesize(
     ConfigError
         For a preset, process or parameter that does not exist, or a value that cannot be used.
 
-    Notes
-    -----
-    Arrival times follow the chosen process exactly. Sessions (with their own gaps between turns) decide only which request
-    comes when: the i-th of their wanted times takes the i-th arrival.
+    Notes ----- Arrival times follow the chosen process exactly. Sessions (with their own gaps between turns) decide
+    only which request comes when: the i-th of their wanted times takes the i-th arrival.
 
     Examples
     --------
@@ -63,10 +62,10 @@ def synthesize(
     >>> trace.block_tokens, trace.equals(synthesize("conversation", duration=60, seed=1))
     (512, True)
     """
-    spec = _specification(preset)
+    base = _specification(preset)
     given = {"duration": duration, "rate": rate, "arrivals": arrivals}
-    spec = spec.override(**{name: value for name, value in given.items() if value is not None}, **overrides)
-    _check_mixture(spec, overrides, isinstance(preset, str) and bool(PRESETS[preset].mixture))
+    spec = base.override(**{name: value for name, value in given.items() if value is not None}, **overrides)
+    _check_mixture(base, spec, overrides)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigError(f"seed: {seed!r} cannot be used; give a whole number from 0 up")
     rng = np.random.default_rng(int(seed))
@@ -99,12 +98,16 @@ def _specification(preset: str | WorkloadSpec) -> WorkloadSpec:
     return PRESETS[preset]
 
 
-def _check_mixture(spec: WorkloadSpec, overrides: dict[str, Any], mixed: bool) -> None:
+def _check_mixture(base: WorkloadSpec, spec: WorkloadSpec, overrides: dict[str, Any]) -> None:
     """Refuse parameters that a mixture would silently ignore, and parts that do not exist."""
     if not spec.mixture:
+        if base.mixture:
+            raise ConfigError(f"mixture: {spec.mixture} is empty; give shares of presets such as {base.mixture}")
         return
-    if "mixture" in overrides and not mixed:
-        raise ConfigError(f"mixture: preset {spec.name!r} has sessions of its own; use preset 'mixed' for mixture={spec.mixture}")
+    if not base.mixture:
+        raise ConfigError(
+            f"mixture: preset {spec.name!r} has sessions of its own; use preset 'mixed' for mixture={spec.mixture}"
+        )
     for field in overrides:
         if field not in TRAFFIC_FIELDS:
             raise ConfigError(
@@ -117,13 +120,15 @@ def _check_mixture(spec: WorkloadSpec, overrides: dict[str, Any], mixed: bool) -
             raise ConfigError(f"mixture: {name!r} cannot be a part; {suggestion(name, plain)}")
 
 
-def _mix(spec: WorkloadSpec, times: np.ndarray, rng: np.random.Generator) -> Turns:
+def _mix(spec: WorkloadSpec, times: Floats, rng: np.random.Generator) -> Turns:
     """Draw each part's requests in its share; together they take the arrivals of the whole."""
     shares = np.cumsum(list(spec.mixture.values()))
     edges = np.rint(np.concatenate([[0.0], shares / shares[-1]]) * times.size).astype(np.int64)
     parts = []
     for name, count in zip(spec.mixture, np.diff(edges), strict=True):
-        part = PRESETS[name].override(duration=spec.duration, block_tokens=spec.block_tokens, stratified=spec.stratified)
+        part = PRESETS[name].override(
+            duration=spec.duration, block_tokens=spec.block_tokens, stratified=spec.stratified
+        )
         if count:
             parts.append(draw_turns(part, times, int(count), rng))
     return Turns.concatenate(parts)

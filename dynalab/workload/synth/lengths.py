@@ -3,9 +3,9 @@
 Token counts and think times of chat traffic are heavy-tailed with a few humps (a one-line question, a pasted page, a
 whole book). A weighted sum of log-normal parts describes them with three numbers per hump.
 
-One hour of such traffic is a small sample of a heavy tail: with independent draws, the cache hit ratio of a twin wanders
-by several points from seed to seed. The draws here are therefore *stratified* (one per equally likely slice, in random
-order), which leaves every marginal distribution unchanged and takes most of that wandering away.
+One hour of such traffic is a small sample of a heavy tail: with independent draws, the cache hit ratio of a twin
+wanders by several points from seed to seed. The draws here are therefore *stratified* (one per equally likely slice,
+in random order), which leaves every marginal distribution unchanged and takes most of that wandering away.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ Floats = npt.NDArray[np.float64]
 #: Nothing in a trace is longer than this: lengths must fit int32 with room to add.
 MAX_TOKENS = 10_000_000
 
+#: Each part is cut this far from both ends of its distribution, so that its draws are finite.
+_CUT = 1e-6
+
 
 class LogNormals(BaseModel):
     """A weighted sum of log-normal distributions, cut to a range.
@@ -31,8 +34,8 @@ class LogNormals(BaseModel):
     Attributes
     ----------
     parts : tuple of (weight, median, sigma)
-        Weights need not add up to 1. `median` is in the unit of the quantity (tokens or seconds), `sigma` is the standard
-        deviation of the natural logarithm; 0 makes the part a constant.
+        Weights need not add up to 1. `median` is in the unit of the quantity (tokens or seconds), `sigma` is the
+        standard deviation of the natural logarithm; 0 makes the part a constant.
     low, high : float
         Draws outside are moved to the nearer end.
 
@@ -74,6 +77,12 @@ class LogNormals(BaseModel):
             raise ValueError(f"low ({self.low:g}) lies above high ({self.high:g})")
         return self
 
+    @property
+    def largest(self) -> float:
+        """The largest value that is ever drawn."""
+        reach = max(median * float(np.exp(sigma * ndtri(1 - _CUT))) for _, median, sigma in self.parts)
+        return min(max(reach, self.low), self.high)
+
     def sample(self, u: Floats) -> Floats:
         """Turn numbers that are uniform on (0, 1) into draws.
 
@@ -92,8 +101,7 @@ class LogNormals(BaseModel):
         edges = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
         part = np.clip(np.searchsorted(edges, u, side="right") - 1, 0, len(weights) - 1)
         within = (u - edges[part]) / (edges[part + 1] - edges[part])
-        # The open interval keeps the normal quantile finite at both ends.
-        z = ndtri(np.clip(within, 1e-12, 1 - 1e-12))
+        z = ndtri(np.clip(within, _CUT, 1 - _CUT))
         return np.clip(medians[part] * np.exp(sigmas[part] * z), self.low, self.high)
 
     def tokens(self, u: Floats) -> npt.NDArray[np.int64]:
@@ -107,24 +115,36 @@ def spread(rng: np.random.Generator, n: int, *, stratified: bool = True) -> Floa
     return (rng.permutation(n) + u) / n if stratified else u
 
 
-def lattice(rng: np.random.Generator, n: int, dims: int, *, stratified: bool = True) -> Floats:
-    """Draw `n` points in the unit cube that are spread evenly in every pair of dimensions, too.
+def alongside(rng: np.random.Generator, key: npt.NDArray[np.generic], dims: int, *, stratified: bool = True) -> Floats:
+    """Draw points in the unit cube, one for each key, spread evenly among the keys of every size.
 
-    The additive recurrence with the generalised golden ratio, randomly shifted: each point is uniform on its own, and
-    products of two dimensions (first prompt's length times number of turns) average out as sums do.
+    In order of the keys (equal ones in random order) the points follow the additive recurrence with the generalised
+    golden ratio, randomly shifted. Any few neighbours are then spread evenly, so that products of the key and a draw
+    (prompt length times number of turns, say) average out as the draws themselves do.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    key : ndarray, shape (n,)
+    dims : int
+        Draws per key.
+    stratified : bool
+        False draws independently.
 
     Returns
     -------
     ndarray of float64, shape (dims, n)
     """
+    n = key.size
     if not stratified:
         return rng.random((dims, n))
     golden = 2.0
-    for _ in range(40):  # fixed point of x**(dims + 1) = x + 1
+    for _ in range(40):  # fixed point of x ** (dims + 1) = x + 1
         golden = (1.0 + golden) ** (1.0 / (dims + 1))
     steps = golden ** -np.arange(1.0, dims + 1)
-    # Few bits would be left of i * step for huge i: reduce the step's multiple, not the sum.
-    return (rng.random(dims)[:, None] + np.arange(n)[None, :] * steps[:, None] % 1.0) % 1.0
+    points = np.empty((dims, n))
+    points[:, np.lexsort((rng.random(n), key))] = (rng.random(dims)[:, None] + np.arange(n) * steps[:, None]) % 1.0
+    return points
 
 
 def zipf_pick(u: Floats, n: int, exponent: float) -> npt.NDArray[np.int64]:

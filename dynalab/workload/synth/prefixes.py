@@ -13,8 +13,8 @@ from dynalab.workload.synth.lengths import Floats, zipf_pick
 from dynalab.workload.synth.sessions import Ints, Turns
 from dynalab.workload.trace import Trace
 
-#: Seconds that a user takes before the next turn: median and sigma of a log-normal. Shorter than the 129 s between turns of
-#: the Mooncake conversation trace, since a session then still waits for a request that fits.
+#: Seconds that a user takes before the next turn: median and sigma of a log-normal. Shorter than the 129 s between
+#: turns of the Mooncake conversation trace, since a session then still waits for a request that fits.
 THINK_SECONDS = (60.0, 1.0)
 
 #: A session that found no fitting request for this long (seconds) has ended.
@@ -32,8 +32,8 @@ def with_prefixes(
 ) -> Trace:
     """Give a trace without block ids (Azure, BurstGPT) synthetic ones.
 
-    Requests are joined to sessions in order of arrival. After a request its session goes on with probability
-    ``1 - 1/turns``: it thinks for a while, then takes the first request whose prompt is at least as long as the last prompt
+    Requests are joined to sessions in order of arrival. After a request its session goes on with probability ``1 -
+    1/turns``: it thinks for a while, then takes the first request whose prompt is at least as long as the last prompt
     and its answer, the best-fitting session first. Lengths and arrivals stay as they are.
 
     Parameters
@@ -47,8 +47,8 @@ def with_prefixes(
     system_tokens : int
         Length of each; sessions whose first prompt is not longer have none.
     turns : float
-        Mean turns per session that is aimed at. Fewer come true where few prompts are long enough to continue one; attrs
-        tell how many did.
+        Mean turns per session that is aimed at. Fewer come true where few prompts are long enough to continue one;
+        attrs tell how many did.
     seed : int
 
     Returns
@@ -71,8 +71,15 @@ def with_prefixes(
     array([0, 1, 0, 2, 3], dtype=int32)
     """
     if trace.has_blocks:
-        raise TraceError(f"{trace.source} has block ids of its own; use it as it is, synthetic prefixes would hide measured ones")
-    _check(block_tokens=(block_tokens, 1), system_prompts=(system_prompts, 0), system_tokens=(system_tokens, 0), seed=(seed, 0))
+        raise TraceError(
+            f"{trace.source} has block ids of its own; use it as it is, synthetic prefixes would hide measured ones"
+        )
+    _check(
+        block_tokens=(block_tokens, 1),
+        system_prompts=(system_prompts, 0),
+        system_tokens=(system_tokens, 0),
+        seed=(seed, 0),
+    )
     if isinstance(turns, bool) or not isinstance(turns, int | float) or not 1 <= turns < np.inf:
         raise ConfigError(f"turns: {turns!r} cannot be used; give the mean turns per session, a number from 1 up")
     rng = np.random.default_rng(seed)

@@ -1,21 +1,23 @@
 """The workloads that come with dynalab, with the origin of every fitted number.
 
-`conversation` is fitted to the Mooncake conversation trace (kvcache-ai/Mooncake, FAST'25 release, Apache-2.0; one hour of
-a chat service, 12,031 requests); the others are stylised: round numbers of the size that the field reports.
+`conversation` is fitted to the Mooncake conversation trace (kvcache-ai/Mooncake, FAST'25 release, Apache-2.0; one
+hour of a chat service, 12,031 requests); the others are stylised: round numbers of the size that the field reports.
 
-How `conversation` was fitted. Sessions of the real trace were reconstructed from its block ids: a request continues the
-latest request that used its deepest already known block (beyond block 0, which all share). That gives 7,373 sessions and
-4,658 later turns, of which 75% extend the earlier prompt by its answer and a message, 15% keep only its beginning (a search
-result was exchanged, a message was edited), and the rest repeat it in full. From these:
+How `conversation` was fitted. Sessions of the real trace were reconstructed from its block ids: a request continues
+the latest request that used its deepest already known block (beyond block 0, which all share). That gives 7,373
+sessions and 4,658 later turns, of which 75% extend the earlier prompt by its answer and a message, 15% keep only its
+beginning (a search result was exchanged, a message was edited), and the rest repeat it in full. From these:
 
 - first messages (prompt minus 880 tokens that even the shortest prompts have), new tokens of later turns, and answers:
   Gaussian mixtures on the logarithm, fitted by expectation maximisation;
-- turns per session: observed shares that go on after turn 1, 2, 3, 4, 5 are .31, .42, .51, .59, .59, a beta-geometric law;
+- turns per session: observed shares that go on after turn 1, 2, 3, 4, 5 are .31, .42, .51, .59, .59, a beta-geometric
+  law;
 - gaps between turns: log-normal, fitted by its quartiles (69, 129, 279 s);
 - edits: beta distribution by moments (share kept: mean .34, variance .081); log-normal length ratio.
 
-A trace shows continuations only where the earlier prompt fills a second block, and sessions are cut by its window; the
-parameters were therefore adjusted until a synthetic trace, put through the same reconstruction, looks like the real one.
+A trace shows continuations only where the earlier prompt fills a second block, and sessions are cut by its window;
+the parameters were therefore adjusted until a synthetic trace, put through the same reconstruction, looks like the
+real one.
 """
 
 from __future__ import annotations
@@ -35,24 +37,84 @@ _CONVERSATION: Final = WorkloadSpec(
     # Block 0 is in all 12,031 requests, block 1 in no two sessions; the shortest prompts have 891 tokens.
     system_prompts=1,
     system_tokens=LogNormals.model_validate(880),
-    first_tokens=LogNormals(parts=((0.13, 20.0, 0.33), (0.20, 310.0, 1.16), (0.67, 8770.0, 1.0)), low=11),
-    next_tokens=LogNormals(parts=((0.56, 14.5, 0.77), (0.24, 212.0, 1.0), (0.20, 4830.0, 0.75)), low=3),
-    output_tokens=LogNormals(parts=((0.125, 12.0, 1.14), (0.155, 90.0, 0.83), (0.72, 409.0, 0.4)), low=1, high=2000),
-    turns=1.65,
-    turns_tail=3.5,
+    first_tokens=LogNormals(
+        parts=((0.147, 20.0, 0.33), (0.19, 310.0, 1.16), (0.65, 9020.0, 0.91), (0.013, 85_000.0, 0.35)), low=11
+    ),
+    next_tokens=LogNormals(parts=((0.56, 15.0, 0.77), (0.23, 270.0, 1.0), (0.21, 6180.0, 0.75)), low=3),
+    next_decay=0.45,
+    output_tokens=LogNormals(
+        parts=((0.125, 12.0, 1.14), (0.155, 90.0, 0.83), (0.705, 405.0, 0.33), (0.015, 1080.0, 0.35)), low=1, high=2000
+    ),
+    turns=1.8,
+    turns_tail=2.39,
     max_turns=64,
-    gap_seconds=LogNormals(parts=((1.0, 135.0, 1.0),), low=1.0, high=36000.0),
-    edit_probability=0.15,
-    retry_probability=0.03,
-    edit_keep=(0.6, 1.2),
-    edit_ratio=LogNormals(parts=((1.0, 0.98, 0.38),), low=0.2, high=5.0),
+    gap_seconds=LogNormals(parts=((0.964, 138.0, 0.89), (0.036, 1000.0, 0.7)), low=1.0, high=36_000.0),
+    pace_sigma=0.47,
+    edit_probability=0.24,
+    edit_above=4000,
+    edit_keep=(0.64, 1.44),
+    edit_ratio=LogNormals(parts=((1.0, 0.757, 0.38),), low=0.2, high=5.0),
+    retry_probability=0.022,
     context_tokens=128_200,  # longest prompt 126,195 and longest answer 2,000
+)
+
+_SHARED_PROMPT: Final = WorkloadSpec(
+    name="shared_prompt",
+    rate=8.0,
+    # Fifty applications (classifiers, assistants, extractors), each with instructions and examples of some pages.
+    system_prompts=50,
+    system_tokens=LogNormals(parts=((1.0, 3000.0, 0.7),), low=300, high=20_000),
+    system_zipf=1.0,
+    first_tokens=LogNormals(parts=((1.0, 250.0, 0.9),), low=5, high=8000),
+    next_tokens=LogNormals(parts=((1.0, 100.0, 0.9),), low=3, high=4000),
+    output_tokens=LogNormals(parts=((1.0, 180.0, 0.8),), low=1, high=2000),
+    turns=1.15,
+)
+
+_AGENT: Final = WorkloadSpec(
+    name="agent",
+    rate=4.0,
+    arrivals="bursty",
+    # Four agents with long preambles of tool definitions; a task is a loop of some fifteen calls.
+    system_prompts=4,
+    system_tokens=LogNormals(parts=((1.0, 9000.0, 0.3),), low=2000, high=30_000),
+    first_tokens=LogNormals(parts=((1.0, 400.0, 1.0),), low=10, high=20_000),
+    # Most tool results are short (a status, a few lines), some are files or pages.
+    next_tokens=LogNormals(parts=((0.7, 350.0, 0.9), (0.3, 3000.0, 0.9)), low=10, high=30_000),
+    output_tokens=LogNormals(parts=((0.8, 120.0, 0.6), (0.2, 600.0, 0.5)), low=5, high=4000),
+    turns=15.0,
+    turns_tail=5.0,
+    max_turns=150,
+    # A tool answers in seconds; now and then a person is asked.
+    gap_seconds=LogNormals(parts=((0.9, 6.0, 0.6), (0.1, 60.0, 1.0)), low=0.5, high=7200.0),
+    pace_sigma=0.3,
+    retry_probability=0.02,
+)
+
+_DOCUMENT: Final = WorkloadSpec(
+    name="document",
+    rate=2.0,
+    system_prompts=1,
+    system_tokens=LogNormals.model_validate(700),
+    # Reports, contracts, manuals: tens of pages, popular ones opened by many.
+    documents=1000,
+    document_tokens=LogNormals(parts=((1.0, 18_000.0, 0.8),), low=2000, high=120_000),
+    document_zipf=0.7,
+    first_tokens=LogNormals(parts=((1.0, 60.0, 0.6),), low=5, high=2000),
+    next_tokens=LogNormals(parts=((1.0, 50.0, 0.6),), low=5, high=2000),
+    output_tokens=LogNormals(parts=((1.0, 300.0, 0.6),), low=5, high=4000),
+    turns=2.5,
+    gap_seconds=LogNormals(parts=((1.0, 90.0, 0.9),), low=2.0, high=7200.0),
+)
+
+_MIXED: Final = WorkloadSpec(
+    name="mixed",
+    rate=6.0,
+    arrivals="sinusoidal",
+    mixture={"conversation": 0.5, "shared_prompt": 0.25, "agent": 0.15, "document": 0.1},
 )
 
 #: Presets by name.
 PRESETS: Final[dict[str, WorkloadSpec]] = {
-    spec.name: spec
-    for spec in (
-        _CONVERSATION,
-    )
+    spec.name: spec for spec in (_CONVERSATION, _SHARED_PROMPT, _AGENT, _DOCUMENT, _MIXED)
 }

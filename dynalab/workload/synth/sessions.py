@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaincinv
 
 from dynalab.errors import ConfigError
-from dynalab.workload.synth.lengths import Floats, LogNormals, lattice, spread, zipf_pick
+from dynalab.workload.synth.lengths import Floats, LogNormals, alongside, spread, zipf_pick
 from dynalab.workload.synth.spec import WorkloadSpec
 
 Ints = npt.NDArray[np.int64]
@@ -67,9 +68,9 @@ class Turns:
 def draw_turns(spec: WorkloadSpec, arrivals: Floats, n_requests: int, rng: np.random.Generator) -> Turns:
     """Draw sessions until they have `n_requests` turns.
 
-    Time is a ring: what a session would do after the trace's end happens at its beginning instead, as the rest of another
-    session that had begun before the trace did. So the load neither ramps up nor fades out, and the first requests of a
-    trace are partly in mid-conversation, as in a trace that was cut from a running service.
+    Time is a ring: what a session would do after the trace's end happens at its beginning instead, as the rest of
+    another session that had begun before the trace did. So the load neither ramps up nor fades out, and the first
+    requests of a trace are partly in mid-conversation, as in a trace that was cut from a running service.
 
     Parameters
     ----------
@@ -104,35 +105,31 @@ def _draw_batch(
     system_tokens: Ints,
     document_tokens: Ints,
 ) -> Turns:
-    points = lattice(rng, n_sessions, 4, stratified=spec.stratified)
-    system = zipf_pick(points[2], spec.system_prompts, spec.system_zipf) if spec.system_prompts else _none(n_sessions)
-    document = zipf_pick(points[3], spec.documents, spec.document_zipf) if spec.documents else _none(n_sessions)
+    length = spread(rng, n_sessions, stratified=spec.stratified)
+    u_turns, u_system, u_document, u_start, u_pace = alongside(rng, length, 5, stratified=spec.stratified)
+    system = zipf_pick(u_system, spec.system_prompts, spec.system_zipf) if spec.system_prompts else _none(n_sessions)
+    document = zipf_pick(u_document, spec.documents, spec.document_zipf) if spec.documents else _none(n_sessions)
     if spec.documents and spec.system_prompts:
         system = document % spec.system_prompts  # a document is always read with the same system prompt
     head = system_tokens[system] if spec.system_prompts else np.zeros(n_sessions, np.int64)
-    longest_answer = max(int(np.rint(spec.output_tokens.high)), 1)
+    longest_answer = max(int(np.rint(spec.output_tokens.largest)), 1)
     room = spec.context_tokens - longest_answer - 1
     if head.max() > room:
         raise ConfigError(
-            f"context_tokens: {spec.context_tokens} cannot hold a system prompt of {head.max()} tokens and an answer of up "
-            f"to {longest_answer}; make the window larger, or lower system_tokens or output_tokens.high"
+            f"context_tokens: {spec.context_tokens} cannot hold a system prompt of {head.max()} tokens and an answer"
+            f" of up to {longest_answer}; make the window larger, or lower system_tokens or output_tokens"
         )
     prefix = head + (np.minimum(document_tokens[document], room - head) if spec.documents else 0)
 
-    n_turns = draw_turn_counts(spec, points[1])
-    session = np.repeat(np.arange(n_sessions), n_turns)
+    n_turns = draw_turn_counts(spec, u_turns)
     start = np.cumsum(n_turns) - n_turns
-    turn = np.arange(session.size) - start[session]
-    output = np.clip(spec.output_tokens.tokens(spread(rng, session.size, stratified=spec.stratified)), 1, None)
-    first_prompt = np.minimum(prefix + np.maximum(spec.first_tokens.tokens(points[0]), 1), room + 1)
-    inputs, shared, alive = _grow(spec, rng, turn, start, n_turns, first_prompt, output, prefix // spec.block_tokens)
+    session = np.repeat(np.arange(n_sessions), n_turns)
+    first_prompt = np.minimum(prefix + np.maximum(spec.first_tokens.tokens(length), 1), room + 1)
+    inputs, output, shared, gaps, alive = _grow(spec, rng, start, n_turns, first_prompt, prefix)
 
-    gaps = spec.gap_seconds.sample(spread(rng, session.size, stratified=spec.stratified))
-    pace = LogNormals(parts=((1.0, 1.0, spec.pace_sigma),)).sample(spread(rng, n_sessions, stratified=spec.stratified))
-    gaps *= pace[session]
-    gaps[start] = 0.0
+    gaps *= LogNormals(parts=((1.0, 1.0, spec.pace_sigma),)).sample(u_pace)[session]
     since = np.cumsum(gaps)
-    began = np.interp(spread(rng, n_sessions, stratified=spec.stratified) * arrivals.size, np.arange(arrivals.size), arrivals)
+    began = np.interp(u_start * arrivals.size, np.arange(arrivals.size), arrivals)
     time = began[session] + since - since[start][session]
     lap = np.floor(time / spec.duration)
     time -= lap * spec.duration
@@ -160,8 +157,8 @@ def _none(n: int) -> Ints:
 def draw_turn_counts(spec: WorkloadSpec, u: Floats) -> Ints:
     """Draw turns per session: geometric with a stop probability that differs between users (beta-distributed).
 
-    With tail exponent a and mean m, the k-th turn is followed by another with probability ``(b + k - 1) / (a + b + k - 1)``
-    where ``b = (m - 1)(a - 1)``: who has gone on so far is likely to go on.
+    With tail exponent a and mean m, the k-th turn is followed by another with probability ``(b + k - 1) / (a + b + k
+    - 1)`` where ``b = (m - 1)(a - 1)``: who has gone on so far is likely to go on.
     """
     a = spec.turns_tail
     b = (spec.turns - 1.0) * (a - 1.0)
@@ -171,54 +168,48 @@ def draw_turn_counts(spec: WorkloadSpec, u: Floats) -> Ints:
 
 
 def _grow(
-    spec: WorkloadSpec,
-    rng: np.random.Generator,
-    turn: Ints,
-    start: Ints,
-    n_turns: Ints,
-    first_prompt: Ints,
-    output: Ints,
-    prefix_blocks: Ints,
-) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+    spec: WorkloadSpec, rng: np.random.Generator, start: Ints, n_turns: Ints, first_prompt: Ints, prefix: Ints
+) -> tuple[Ints, Ints, Ints, Floats, npt.NDArray[np.bool_]]:
     """Let prompts grow turn by turn, all sessions at once; the number of rounds is that of the longest session's turns.
 
     Returns
     -------
-    inputs, shared : ndarray of int64, shape (n_turns.sum(),)
-        Prompt tokens, and blocks taken over from the turn before.
+    inputs, outputs, shared : ndarray of int64, shape (n_turns.sum(),)
+        Prompt and answer tokens, and blocks taken over from the turn before.
+    gaps : ndarray of float64
+        Seconds since the turn before.
     alive : ndarray of bool
         False from the turn on that the context window does not hold.
     """
     size = spec.block_tokens
-    n = turn.size
-    new = spec.next_tokens.sample(spread(rng, n, stratified=spec.stratified)) * np.maximum(turn, 1.0) ** -spec.next_decay
-    new = np.rint(np.maximum(new, max(spec.next_tokens.low, 1.0))).astype(np.int64)
-    kind = spread(rng, n, stratified=spec.stratified)
-    keep = _beta(rng, spec.edit_keep, n)
-    ratio = spec.edit_ratio.sample(spread(rng, n, stratified=spec.stratified))
-    inputs, shared = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    inputs[start] = first_prompt
-    alive = np.zeros(n, np.bool_)
-    alive[start] = True
+    n = int(n_turns.sum())
+    inputs, outputs, shared = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    gaps, alive = np.zeros(n), np.zeros(n, np.bool_)
+    inputs[start], alive[start] = first_prompt, True
+    (u_output,) = alongside(rng, first_prompt, 1, stratified=spec.stratified)
+    outputs[start] = np.maximum(spec.output_tokens.tokens(u_output), 1)
     sessions = np.flatnonzero(n_turns > 1)
-    step = 1
+    turn = 1
     while sessions.size:
-        row = start[sessions] + step
-        before, fixed = inputs[row - 1], prefix_blocks[sessions]
+        row = start[sessions] + turn
+        before, head = inputs[row - 1], prefix[sessions]
+        u_kind, u_new, u_keep, u_ratio, u_output, u_gap = alongside(rng, before, 6, stratified=spec.stratified)
+        outputs[row] = np.maximum(spec.output_tokens.tokens(u_output), 1)
+        gaps[row] = spec.gap_seconds.sample(u_gap)
+        new = spec.next_tokens.sample(u_new) * float(turn) ** -spec.next_decay
+        new = np.rint(np.maximum(new, max(spec.next_tokens.low, 1.0))).astype(np.int64)
         full = before // size
-        retry = kind[row] < spec.retry_probability
-        edit = ~retry & (kind[row] < spec.retry_probability + spec.edit_probability) & (before > spec.edit_above)
-        kept = fixed + np.floor(keep[row] * (full - fixed)).astype(np.int64)
-        rewritten = np.maximum(np.rint(ratio[row] * before).astype(np.int64), kept * size + 1)
-        prompt = np.where(edit, rewritten, np.where(retry, before, before + output[row - 1] + new[row]))
+        retry = u_kind < spec.retry_probability
+        edit = ~retry & (u_kind < spec.retry_probability + spec.edit_probability) & (before > spec.edit_above)
+        kept = head // size + np.floor(betaincinv(*spec.edit_keep, u_keep) * (full - head // size)).astype(np.int64)
+        rewritten = np.rint(spec.edit_ratio.sample(u_ratio) * before).astype(np.int64)
+        rewritten = np.maximum(rewritten, np.maximum(head, kept * size) + 1)
+        prompt = np.where(edit, rewritten, before + outputs[row - 1] + new)
         # The same prompt again shares its last, partly filled block as well.
-        take = np.where(edit, kept, np.where(retry, -(-before // size), full))
-        fits = prompt + output[row] <= spec.context_tokens
-        inputs[row], shared[row], alive[row] = prompt, take, fits
-        step += 1
-        sessions = sessions[fits & (n_turns[sessions] > step)]
-    return inputs, shared, alive
-
-
-def _beta(rng: np.random.Generator, shape: tuple[float, float], n: int) -> Floats:
-    return rng.beta(shape[0], shape[1], n)
+        shared[row] = np.where(edit, kept, np.where(retry, -(-before // size), full))
+        inputs[row] = np.where(retry, before, prompt)
+        fits = inputs[row] + outputs[row] <= spec.context_tokens
+        alive[row] = fits
+        turn += 1
+        sessions = sessions[fits & (n_turns[sessions] > turn)]
+    return inputs, outputs, shared, gaps, alive

@@ -17,7 +17,17 @@ MAX_REQUESTS = 20_000_000
 
 #: Fields that say when requests come and how blocks are cut; a mixture takes all others from its parts.
 TRAFFIC_FIELDS = frozenset(
-    {"duration", "rate", "block_tokens", "arrivals", "arrival_cv", "period", "amplitude", "burst_factor", "burst_seconds"}
+    {
+        "duration",
+        "rate",
+        "block_tokens",
+        "arrivals",
+        "arrival_cv",
+        "period",
+        "amplitude",
+        "burst_factor",
+        "burst_seconds",
+    }
     | {"quiet_level", "mixture", "stratified"}
 )
 
@@ -25,9 +35,9 @@ TRAFFIC_FIELDS = frozenset(
 class WorkloadSpec(BaseModel):
     """A synthetic workload: who comes when, with which prompts, and what the prompts share.
 
-    A prompt is ``system prompt + document + conversation so far + new message``. Sessions (one user's chat, one run of an
-    agent) have one or more turns; a turn's prompt is the one before, its answer, and new tokens, unless the turn is a
-    *retry* (the same prompt again) or an *edit* (an early part is kept, the rest replaced).
+    A prompt is ``system prompt + document + conversation so far + new message``. Sessions (one user's chat, one run
+    of an agent) have one or more turns; a turn's prompt is the one before, its answer, and new tokens, unless the
+    turn is a *retry* (the same prompt again) or an *edit* (an early part is kept, the rest replaced).
 
     Attributes
     ----------
@@ -48,8 +58,8 @@ class WorkloadSpec(BaseModel):
     amplitude : float
         ``sinusoidal``: swing of the rate as a share of its mean.
     burst_factor, burst_seconds, quiet_level : float
-        ``bursty``: rate inside bursts over the mean rate, mean length of a burst in seconds, rate between bursts over the
-        mean rate.
+        ``bursty``: rate inside bursts over the mean rate, mean length of a burst in seconds, rate between bursts over
+        the mean rate.
     system_prompts : int
         Number of applications, each with a system prompt of its own; 0 for none.
     system_tokens : LogNormals
@@ -71,20 +81,22 @@ class WorkloadSpec(BaseModel):
     turns : float
         Mean turns per session (before the trace's window cuts them).
     turns_tail : float
-        Exponent of the turns' tail (beta-geometric distribution): near 1 a few sessions have most turns; large values give
-        a geometric distribution.
+        Exponent of the turns' tail (beta-geometric distribution): near 1 a few sessions have most turns; large values
+        give a geometric distribution.
     max_turns : int
         No session is longer.
     gap_seconds : LogNormals
         Seconds from one turn's arrival to the next one's.
     pace_sigma : float
-        Spread between sessions: all gaps of a session are multiplied by one log-normal factor with median 1 and this sigma.
+        Spread between sessions: all gaps of a session are multiplied by one log-normal factor with median 1 and this
+        sigma.
     edit_probability, retry_probability : float
         Shares of the later turns that are edits and retries.
     edit_above : int
         Only prompts longer than this many tokens are edited (elsewhere the turn just goes on).
     edit_keep : (float, float)
-        Beta distribution of the share of the earlier full blocks (behind the system prompt and document) that an edit keeps.
+        Beta distribution of the share of the earlier full blocks (behind the system prompt and document) that an edit
+        keeps.
     edit_ratio : LogNormals
         Prompt length after an edit over the length before.
     context_tokens : int
@@ -152,7 +164,9 @@ class WorkloadSpec(BaseModel):
         if min(self.edit_keep) <= 0:
             raise ValueError(f"edit_keep {self.edit_keep}: both parameters of the beta distribution must be above 0")
         if any(not share > 0 for share in self.mixture.values()):
-            raise ValueError(f"mixture {self.mixture}: every share must be above 0; leave out the presets you do not want")
+            raise ValueError(
+                f"mixture {self.mixture}: every share must be above 0; leave out the presets you do not want"
+            )
         expected = self.rate * self.duration
         if not 1 <= expected <= MAX_REQUESTS:
             raise ValueError(
@@ -182,8 +196,14 @@ class WorkloadSpec(BaseModel):
 def _one_line(error: ValidationError) -> str:
     """Say where the first problem lies, which value caused it, and what would be right."""
     first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return str(cause)
     message = first["msg"].removeprefix("Value error, ")
-    where = ".".join(str(part) for part in first["loc"])
-    if not where:
+    if not first["loc"]:
         return message
-    return f"{where}: {first['input']!r} cannot be used: {message[:1].lower()}{message[1:]}"
+    where = ".".join(str(part) for part in first["loc"])
+    cure = ""
+    if WorkloadSpec.model_fields[str(first["loc"][0])].annotation is LogNormals:
+        cure = "; give a number, a pair (median, sigma), or parts, each (weight, median, sigma)"
+    return f"{where}: {first['input']!r} cannot be used: {message[:1].lower()}{message[1:]}{cure}"
