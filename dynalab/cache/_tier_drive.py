@@ -1,8 +1,8 @@
 """The jitted loop that drives a stack of device, host and disk with metadata alone.
 
 Each request passes three stages, as it does in a KV block manager: *look up* the level that serves each block, *touch*
-the blocks found, then *admit* what has to enter a tier. With ``interleaved`` the stages run block by block instead, which
-is the textbook model of a cache and what single-cache hit ratios assume.
+the blocks found, then *admit* what has to enter a tier. With ``interleaved`` the stages run block by block instead,
+which is the textbook model of a cache and what single-cache hit ratios assume.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def _admit(cache, filters, active, switch, events, traffic, w, x, level, now, pr
         if sinking >= 0:
             _demote(cache, filters, active, events, traffic, w, sinking, now, priority)
         return
-    if level == HOST or level == DISK:
+    if level in (HOST, DISK):
         _onboard(cache, active, switch, events, traffic, w, x, level)
     if active[DEVICE] and not held:
         _put(cache, events, DEVICE, x)

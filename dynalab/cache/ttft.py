@@ -1,7 +1,7 @@
 """Time to first token with and without reuse, and the length from which loading beats recomputing.
 
-These are the times of an unloaded engine: no queue, no batching with other requests, the copies before the prefill and not
-hidden behind it. They bound what a tier can save; the serving simulator adds the queue.
+These are the times of an unloaded engine: no queue, no batching with other requests, the copies before the prefill
+and not hidden behind it. They bound what a tier can save; the serving simulator adds the queue.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Admission filters: which blocks are worth a copy in the next tier down.
 
-Like a policy, a filter is a state machine over flat arrays, so that replay and real tiers run the same code: ``v`` keeps
-one int64 per block, ``p`` the parameters and the clock (float64).
+Like a policy, a filter is a state machine over flat arrays, so that replay and real tiers run the same code: ``v``
+keeps one int64 per block, ``p`` the parameters and the clock (float64).
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class AdmissionState:
     flush_interval : float
         For "frequency": seconds between decays. KVBM's default is 600.
     max_entries : int
-        For "frequency": tracked blocks; beyond it the filter decays at once until they fit. KVBM's default is 1,000,000.
+        For "frequency": tracked blocks; beyond it the filter decays at once until they fit. KVBM's default is
+        1,000,000.
     min_priority : int
         For "priority".
 

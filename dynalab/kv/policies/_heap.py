@@ -1,8 +1,8 @@
 """An indexed binary min-heap in ``t``, for the policies whose order is not a queue.
 
 Entry ``i`` is the triple ``(t[3 i], t[3 i + 1], t[3 i + 2])`` = (first key, second key, block id); the smallest pair of
-keys is at the root. ``f[x, COUNT]`` is the entry of block `x` plus one, 0 while it is not in the heap, so that a key can
-be changed or an entry removed in O(log n). ``s[FREE]`` is the number of entries.
+keys is at the root. ``f[x, COUNT]`` is the entry of block `x` plus one, 0 while it is not in the heap, so that a key
+can be changed or an entry removed in O(log n). ``s[FREE]`` is the number of entries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Circular doubly linked lists threaded through the rows of ``f``.
 
-A list is a sentinel row ``h``: ``f[h, NEXT]`` is its oldest member and ``f[h, PREV]`` its newest; an empty list points to
-itself, which removes every special case.
+A list is a sentinel row ``h``: ``f[h, NEXT]`` is its oldest member and ``f[h, PREV]`` its newest; an empty list
+points to itself, which removes every special case.
 """
 
 from __future__ import annotations

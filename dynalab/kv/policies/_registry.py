@@ -5,8 +5,8 @@ Adding a policy means one file in this folder. It defines four functions over th
 ``hit(f, s, t, x)``
     Block `x`, resident, is used.
 ``evict(f, s, t, x) -> victim``
-    Choose exactly one resident block to leave, to make room for `x` (which is not resident, but may be a ghost); take it
-    off the policy's lists and set its STATE to 0 or to a ghost state.
+    Choose exactly one resident block to leave, to make room for `x` (which is not resident, but may be a ghost); take
+    it off the policy's lists and set its STATE to 0 or to a ghost state.
 ``insert(f, s, t, x)``
     Block `x` enters; there is room. Set its STATE to a positive value.
 ``remove(f, s, t, x)``
@@ -32,7 +32,8 @@ import numpy as np
 from dynalab.kv.policies import _layout
 from dynalab.kv.policies._layout import ACCESS, CAPACITY, EVICT, HIT, INSERT, NO_VICTIM, SIZE, STATE, WAS_HIT, jit
 
-#: ``step(op, f, s, t, x)``: what every driver calls, through a pointer, so that a driver is compiled once for all policies.
+#: ``step(op, f, s, t, x)``: what every driver calls, through a pointer, so that a driver is compiled once for all
+#: policies.
 STEP_SIGNATURE = numba.int64(numba.int64, numba.int32[:, ::1], numba.int64[::1], numba.int64[::1], numba.int64)
 STEP_TYPE = numba.types.FunctionType(STEP_SIGNATURE)
 
@@ -91,6 +92,13 @@ class Policy:
 
 #: All policies by name, in the order in which their files were registered.
 POLICIES: dict[str, Policy] = {}
+
+
+# Stand for the functions of whichever policy the template below is compiled for.
+hit: Any
+evict: Any
+insert: Any
+remove: Any
 
 
 def _step(op, f, s, t, x):

@@ -1,7 +1,7 @@
 """Segmented LRU lists, shared by SLRU and by the main part of W-TinyLFU.
 
-Segment ``i`` is the list at sentinel ``SENTINEL + i``; ``s[N_SEGMENT + i]`` counts its members and ``s[MAX_SEGMENT + i]``
-bounds them. A block in segment ``i`` has STATE ``i + 1``.
+Segment ``i`` is the list at sentinel ``SENTINEL + i``; ``s[N_SEGMENT + i]`` counts its members and ``s[MAX_SEGMENT +
+i]`` bounds them. A block in segment ``i`` has STATE ``i + 1``.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def _limit_stack(f, s):
 def _top_of_s(f, s, x):
     """Put block `x` on top of S, wherever it was."""
     state = f[x, STATE]
-    if state == _LIR or state == _HIR_IN_S or state == _NON_RESIDENT:
+    if state in (_LIR, _HIR_IN_S, _NON_RESIDENT):
         _leave_s(f, s, x)
     push(f, s[SENTINEL] + _S, x)
     s[_N_S] += 1
@@ -131,7 +131,7 @@ def insert(f, s, t, x):
 @jit
 def remove(f, s, t, x):
     state = f[x, STATE]
-    if state == _LIR or state == _HIR_IN_S or state == _NON_RESIDENT:
+    if state in (_LIR, _HIR_IN_S, _NON_RESIDENT):
         _leave_s(f, s, x)
     if state == _LIR:
         s[_N_LIR] -= 1
