@@ -10,14 +10,20 @@ beginning (a search result was exchanged, a message was edited), and the rest re
 
 - first messages (prompt minus 880 tokens that even the shortest prompts have), new tokens of later turns, and answers:
   Gaussian mixtures on the logarithm, fitted by expectation maximisation;
-- turns per session: observed shares that go on after turn 1, 2, 3, 4, 5 are .31, .42, .51, .59, .59, a beta-geometric
-  law;
-- gaps between turns: log-normal, fitted by its quartiles (69, 129, 279 s);
-- edits: beta distribution by moments (share kept: mean .34, variance .081); log-normal length ratio.
+- turns per session: observed shares that go on after turn 1, 2, 3, 4, 5 are .31, .42, .51, .59, .59, which is a
+  beta-geometric law;
+- gaps between turns: log-normal (quartiles 69, 129, 279 s) with a long tail; successive gaps of one session correlate
+  by .31 on the logarithm, hence a pace of each session;
+- edits: a quarter of the turns after prompts above some thousand tokens, nearly none below; share kept: beta
+  distribution by moments (mean .34, variance .081).
 
-A trace shows continuations only where the earlier prompt fills a second block, and sessions are cut by its window;
-the parameters were therefore adjusted until a synthetic trace, put through the same reconstruction, looks like the
-real one.
+A trace shows continuations only where the earlier prompt fills a second block, and sessions are cut by its window. The
+fitted values were therefore starting points: an evolution strategy (separable CMA-ES, some hundred generations)
+adjusted twenty of them until synthetic traces, put through the same reconstruction, agreed with the real one in some
+fifty figures: the LRU curve, percentiles of lengths and gaps, hits by turn, turns per session, reuses per block. The
+values below are rounded. Over 40 seeds (mean, standard deviation, real value) they give: infinite-cache hit ratio .367
++- .006 (.366), LRU at 1,000, 10,000 and 30,000 blocks .045 +- .001 (.045), .210 +- .005 (.211) and .334 +- .005 (.326),
+mean prompt 12,002 +- 134 (12,035) tokens.
 """
 
 from __future__ import annotations
@@ -45,10 +51,10 @@ _CONVERSATION: Final = WorkloadSpec(
     output_tokens=LogNormals(
         parts=((0.125, 12.0, 1.14), (0.155, 90.0, 0.83), (0.705, 405.0, 0.33), (0.015, 1080.0, 0.35)), low=1, high=2000
     ),
-    turns=1.8,
+    turns=1.81,
     turns_tail=2.39,
     max_turns=64,
-    gap_seconds=LogNormals(parts=((0.964, 138.0, 0.89), (0.036, 1000.0, 0.7)), low=1.0, high=36_000.0),
+    gap_seconds=LogNormals(parts=((0.945, 135.0, 0.87), (0.055, 1200.0, 0.7)), low=1.0, high=36_000.0),
     pace_sigma=0.47,
     edit_probability=0.24,
     edit_above=4000,
