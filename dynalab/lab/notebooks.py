@@ -211,8 +211,10 @@ def _kernel_manager_class(scratch: Path) -> type:
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
 
+    # The kernel's own log would write across the progress bar: it calls being asked to stop an error.
+    options = ["--HistoryManager.enabled=False", "--log-level=CRITICAL"]
     spec = KernelSpec(
-        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"],
+        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", *options],
         display_name="Python 3",
         language="python",
         env=_kernel_environment(scratch),
