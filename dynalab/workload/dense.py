@@ -14,7 +14,7 @@ _STEP = 1 << 20
 _COMPACT = 4
 
 #: Parts into which 64-bit hashes are split.
-_PARTS = 16
+_PARTS = 64
 
 
 def densify(raw: npt.NDArray[np.integer], *, reuse: bool = False) -> tuple[npt.NDArray[np.int32], int]:
@@ -22,7 +22,7 @@ def densify(raw: npt.NDArray[np.integer], *, reuse: bool = False) -> tuple[npt.N
 
     Ids that are small integers (Mooncake, Bailian) go through one lookup table. 64-bit hashes (Dynamo) are split by
     their low bits and each part goes through :func:`pandas.factorize`: the hash table of a part fits the processor's
-    cache, and its memory is a sixteenth of that of a single table.
+    cache, and takes a small part of a single table's memory.
 
     Parameters
     ----------
@@ -53,18 +53,21 @@ def densify(raw: npt.NDArray[np.integer], *, reuse: bool = False) -> tuple[npt.N
         return codes.astype(np.int32), len(uniques)
     work = raw if reuse and raw.dtype == np.int64 else raw.astype(np.int64)
     steps = range(0, work.size, _STEP)
+    parts = np.empty(work.size, np.uint8)
+    for start in steps:
+        parts[start : start + _STEP] = work[start : start + _STEP] & (_PARTS - 1)
     total = 0
     for part in range(_PARTS):
-        chosen = [start + np.flatnonzero((work[start : start + _STEP] % _PARTS) == part) for start in steps]
-        where = np.concatenate(chosen)
+        where = np.flatnonzero(parts == part)
         codes, uniques = pd.factorize(work[where])
-        # Numbered hashes keep their part in the low bits, so that no later part takes them for its own.
-        work[where] = (codes + total) * _PARTS + part
+        codes += total
+        work[where] = codes
         total += len(uniques)
-    # Narrowing in place runs ahead of no value that is still to be read.
+    del parts
+    # Narrowing in place: what is written lies before everything that is still to be read.
     narrow = work.view(np.int32)[: work.size]
     for start in steps:
-        narrow[start : start + _STEP] = work[start : start + _STEP] // _PARTS
+        narrow[start : start + _STEP] = work[start : start + _STEP]
     return relabel(narrow, total, out=narrow)[0].copy(), total
 
 

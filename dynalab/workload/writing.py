@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 
 _ROWS = 4096
 
+#: In milliseconds.
+_NANOSECOND = 1e-6
+
 
 def write_trace(trace: Trace, path: str | Path) -> Path:
     """Write a trace as Mooncake JSONL, gzipped where the name ends in ``.gz``.
 
     The file appears when it is complete: it is written beside its place and renamed. Timestamps are milliseconds,
-    whole where that is exact. AIPerf makes the text of a block once, at the length that it first sees, so that a
-    ``hash_id`` must always stand for the same number of tokens: a block that is partial in one prompt and longer in
-    another gets an id for each length.
+    whole where that is exact to the nanosecond. AIPerf makes the text of a block once, at the length that it first
+    sees, so that a ``hash_id`` must always stand for the same number of tokens: a block that is partial in one prompt
+    and longer in another gets an id for each length.
 
     Parameters
     ----------
@@ -48,9 +51,9 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
 
     Notes
     -----
-    Reading the file gives an equal trace, except that arrivals which are no whole milliseconds may differ in the last
-    bit. The format does not hold the block size: with other than 512 tokens, read it with ``block_tokens=`` and give
-    AIPerf ``--isl-block-size``.
+    Reading the file gives an equal trace, except that arrivals which are no whole milliseconds may differ by a
+    nanosecond or in the last bit. The format does not hold the block size: with other than 512 tokens, read it with
+    ``block_tokens=`` and give AIPerf ``--isl-block-size``.
     """
     place = Path(path).expanduser()
     ids = None
@@ -96,13 +99,15 @@ def _rows(trace: Trace, ids: npt.NDArray[np.int32] | None) -> Iterator[dict[str,
 
 
 def _milliseconds(arrival: npt.NDArray[np.float64]) -> list[int | float]:
-    """Milliseconds that become the same seconds again when they are read: whole ones where there are such."""
+    """Milliseconds that become the same seconds again when they are read, whole ones to the nanosecond."""
     stamps = arrival * 1000
-    for other in (np.nextafter(stamps, -np.inf), np.nextafter(stamps, np.inf), np.rint(stamps)):
+    for other in (np.nextafter(stamps, -np.inf), np.nextafter(stamps, np.inf)):
         stamps = np.where(other / 1000 == arrival, other, stamps)
     # Where no double divides to the very arrival, the nearest may lie an ulp below the one before.
     stamps = np.maximum.accumulate(stamps)
-    whole = stamps == np.rint(stamps)
+    # Arrivals that were subtracted or divided miss their millisecond by a rounding error; older AIPerf wants integers.
+    whole = np.abs(stamps - np.rint(stamps)) <= _NANOSECOND
+    stamps[whole] = np.rint(stamps[whole])
     return [int(stamp) if exact else stamp for stamp, exact in zip(stamps.tolist(), whole.tolist(), strict=True)]
 
 
