@@ -71,6 +71,11 @@ def test_texts_of_a_command_line_are_understood() -> None:
     assert ReportParameters().tier_bytes() == {"device": 40 << 30, "host": 512 << 30, "disk": 4 * 10**12}
 
 
+def test_defaults_pass_their_own_checks() -> None:
+    # pydantic does not validate defaults by itself.
+    assert ReportParameters(**ReportParameters().model_dump()) == ReportParameters()
+
+
 def test_values_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         ReportParameters().seed = 3  # type: ignore[misc]
