@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - the methods are documented where they are declared, in base.py
 """AIPerf's ``profile_export.jsonl``: one line per request that AIPerf sent.
 
 Arrival is ``metadata.request_start_ns``, lengths are ``metrics.input_sequence_length`` and
@@ -6,6 +5,8 @@ Arrival is ``metadata.request_start_ns``, lengths are ``metrics.input_sequence_l
 failed or cancelled requests and of the warm-up phase are dropped and counted: they have no lengths to replay. Lines
 are written when requests end, so that the reader sorts them by arrival. There are no block ids.
 """
+
+# ruff: noqa: D102 - the methods are documented where they are declared, in base.py
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-# ruff: noqa: D102 - the methods are documented where they are declared, in base.py
 """Azure LLM inference traces as CSV: the original 2023 and 2024 files and the processed ``arrived_at`` form.
 
 Original: ``TIMESTAMP,ContextTokens,GeneratedTokens`` with date and time (2023 in steps of 100 ns, 2024 with a time
 zone). Processed (vidur): ``arrived_at,num_prefill_tokens,num_decode_tokens`` with seconds. There are no block ids.
 """
+
+# ruff: noqa: D102 - the methods are documented where they are declared, in base.py
 
 from __future__ import annotations
 

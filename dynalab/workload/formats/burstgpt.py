@@ -1,10 +1,11 @@
-# ruff: noqa: D102 - the methods are documented where they are declared, in base.py
 """BurstGPT CSV: ``Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type`` (later releases add columns).
 
 Timestamps are seconds. Rows with 0 response tokens are requests that failed, some with 0 request tokens as well: they
 are dropped and counted in ``attrs["dropped_rows"]``, as in BurstGPT's own ``without_fails`` files. There are no block
 ids.
 """
+
+# ruff: noqa: D102 - the methods are documented where they are declared, in base.py
 
 from __future__ import annotations
 

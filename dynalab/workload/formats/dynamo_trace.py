@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - the methods are documented where they are declared, in base.py
 """Dynamo request trace v1 (``DYN_REQUEST_TRACE``): one ``request_end`` event per request.
 
 ``request.request_received_ms`` (Unix milliseconds), ``request.output_tokens``, ``request.replay.input_length``,
@@ -6,6 +5,8 @@
 ``request.replay.trace_block_size``, which must be the same everywhere. Records may be wrapped in an ``event``. Tool
 and payload events are skipped. Events are written when requests *end*, so that the reader sorts them by arrival.
 """
+
+# ruff: noqa: D102 - the methods are documented where they are declared, in base.py
 
 from __future__ import annotations
 

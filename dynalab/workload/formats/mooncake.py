@@ -1,4 +1,3 @@
-# ruff: noqa: D102 - the methods are documented where they are declared, in base.py
 """Mooncake JSONL (FAST'25 trace release) and its later variants.
 
 ``timestamp`` in milliseconds (whole or not), ``input_length``, ``output_length``, and ``hash_ids``: one id for each
@@ -6,6 +5,8 @@ block of 512 tokens, ``ceil(input_length / 512)`` of them, the last perhaps part
 ``created_time``, ``input_tokens`` and ``output_tokens``. Traces without ``hash_ids`` give a trace without blocks.
 Further keys (``session_id``, ``delay``, ``priority``...) are ignored: arrivals are what the timestamps say.
 """
+
+# ruff: noqa: D102 - the methods are documented where they are declared, in base.py
 
 from __future__ import annotations
 
