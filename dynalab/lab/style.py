@@ -199,13 +199,16 @@ def size_axis(axis: Axis, *, binary: bool = True) -> None:
     from dynalab.units import format_size
 
     low, high = sorted(axis.get_view_interval())
+    # A label such as "256 GiB" is half an inch wide; ticks need some air besides.
+    box = axis.axes.get_window_extent().transformed(axis.get_figure(root=True).dpi_scale_trans.inverted())  # type: ignore[union-attr]
+    steps = max(2.0, box.width / 0.8 if axis.axis_name == "x" else box.height / 0.45)  # type: ignore[attr-defined]
     if axis.get_scale() == "log":
-        # Powers of two at most seven times: 1 GiB, 4 GiB, 16 GiB ...; decimal sizes keep matplotlib's powers of ten.
-        axis.set_major_locator(LogLocator(2.0 ** max(1, np.ceil(np.log2(high / low) / 7)) if binary else 10.0))
+        # Powers of two a few apart: 1 GiB, 4 GiB, 16 GiB ...; decimal sizes keep matplotlib's powers of ten.
+        axis.set_major_locator(LogLocator(2.0 ** max(1, np.ceil(np.log2(high / low) / steps)) if binary else 10.0))
         axis.set_minor_locator(NullLocator())
     elif binary:
         # A fifth of a TiB is an ugly number of GiB; steps that are powers of two stay round in every unit.
-        axis.set_major_locator(MultipleLocator(2.0 ** np.ceil(np.log2((high - low) / 6))))
+        axis.set_major_locator(MultipleLocator(2.0 ** np.ceil(np.log2((high - low) / steps))))
     else:
-        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_locator(MaxNLocator(nbins=int(steps), steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_size(value, binary=binary)))
