@@ -11,7 +11,7 @@ import warnings
 
 import numba
 
-from dynalab.kv.admission import admit, observe
+from dynalab.kv.admission import admit, begin_request, observe
 from dynalab.kv.policies._layout import ACCESS, HIT, REMOVE, STATE
 from dynalab.kv.policies._registry import STEP_TYPE
 
@@ -264,6 +264,8 @@ def _drive_tiers(
         now = arrival[r]
         w = window[r]
         broken = False
+        begin_request(filters[1][1])
+        begin_request(filters[1][2])
         chunk = 1 if switch[INTERLEAVED] else max(last - first, 1)
         for begin in range(first, last, chunk):
             end = min(begin + chunk, last)

@@ -172,3 +172,39 @@ def _scaled_curve(dense: npt.NDArray[np.int32], rate: float, total: int, sizes: 
     # A sampled distance d stands for about d / rate blocks.
     scaled = np.arange(1, hits.size + 1) / rate
     return np.clip(np.interp(sizes, scaled, hits, left=max(hits[0], 0.0)) / expected, 0.0, 1.0)
+
+
+def knee(curve: xr.Dataset) -> int:
+    """Return the capacity at the knee of a curve, where more capacity begins to pay less than on average.
+
+    The curve is cut where it reaches 99.9% of its limit, both axes are scaled to 0..1, and the point furthest above the
+    diagonal is the knee (Satopaa et al., Finding a "kneedle" in a haystack, ICDCSW 2011, for a concave curve).
+
+    Parameters
+    ----------
+    curve : xarray.Dataset
+        With ``hit_ratio(capacity)``, as :func:`lru_curve` or :func:`sampled_curve` return it.
+
+    Returns
+    -------
+    int
+        Blocks.
+
+    Examples
+    --------
+    >>> from dynalab.workload import synthesize
+    >>> curve = lru_curve(synthesize("conversation", duration=300, seed=1))
+    >>> 1 < knee(curve) < int(curve.capacity[-1])
+    True
+    """
+    x = curve["capacity"].values.astype(np.float64)
+    y = curve["hit_ratio"].values.astype(np.float64)
+    end = int(np.searchsorted(y, 0.999 * y[-1]))
+    return int(x[knee_index(x[: end + 1], y[: end + 1])])
+
+
+def knee_index(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> int:
+    """Return the index of the point of (x, y) furthest above the straight line from the first to the last."""
+    if x.size < 3 or x[-1] == x[0] or y[-1] == y[0]:
+        return x.size - 1
+    return int(np.argmax((y - y[0]) / (y[-1] - y[0]) - (x - x[0]) / (x[-1] - x[0])))

@@ -146,6 +146,7 @@ def run_stack(
             flush_interval=tier.flush_interval,
             max_entries=tier.max_entries,
             min_priority=tier.min_priority,
+            contiguous=True,
         )
         for tier in stack
     ]

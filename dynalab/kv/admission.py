@@ -25,7 +25,7 @@ _KINDS = {name: number for number, name in enumerate(ADMISSIONS)}
 _ALL, _PRESENCE, _AFTER, _FREQUENCY, _PRIORITY = range(5)
 
 # Slots of ``p``.
-_KIND, _MIN_FREQUENCY, _INTERVAL, _MAX_ENTRIES, _MIN_PRIORITY, _NEXT_FLUSH, _ENTRIES = range(7)
+_KIND, _MIN_FREQUENCY, _INTERVAL, _MAX_ENTRIES, _MIN_PRIORITY, _NEXT_FLUSH, _ENTRIES, _CONTIGUOUS, _STOPPED = range(9)
 _SATURATED = np.int64(2**62)
 
 _jit = numba.njit(nogil=True, error_model="numpy", _nrt=False)
@@ -39,6 +39,12 @@ def _decay(v, p, ticks):
         v[i] = max(v[i] - ticks, 0)
         entries += v[i] > 0
     p[_ENTRIES] = entries
+
+
+@_jit
+def begin_request(p):
+    """Tell the filter that the blocks of another request follow."""
+    p[_STOPPED] = 0
 
 
 @_jit
@@ -78,7 +84,9 @@ def admit(v, p, x, now, present, priority):
     if kind == _PRESENCE:
         return True
     if kind == _PRIORITY:
-        return priority >= p[_MIN_PRIORITY]
+        if priority < p[_MIN_PRIORITY]:
+            p[_STOPPED] = p[_CONTIGUOUS]
+        return priority >= p[_MIN_PRIORITY] and p[_STOPPED] == 0
     if kind == _AFTER:
         return v[x] >= p[_MIN_FREQUENCY]
     if now >= p[_NEXT_FLUSH]:
@@ -116,6 +124,9 @@ class AdmissionState:
         1,000,000.
     min_priority : int
         For "priority".
+    contiguous : bool
+        For "priority": stop at the first block below the minimum and refuse all later blocks of that request, as KVBM
+        does, since a prefix with a hole cannot be reused beyond the hole. Needs :meth:`begin_request`.
 
     Examples
     --------
@@ -133,6 +144,7 @@ class AdmissionState:
         flush_interval: float = 600.0,
         max_entries: int = 1_000_000,
         min_priority: int = 1,
+        contiguous: bool = False,
     ) -> None:
         if kind not in _KINDS:
             close = difflib.get_close_matches(str(kind), _KINDS, n=1)
@@ -146,8 +158,23 @@ class AdmissionState:
             raise ConfigError(f"max_entries: {max_entries} leaves no room to count; give at least 1")
         self.v = np.zeros(n_blocks, np.int64)
         self.p = np.array(
-            [_KINDS[kind], min_frequency, flush_interval, max_entries, min_priority, flush_interval, 0], np.float64
+            [
+                _KINDS[kind],
+                min_frequency,
+                flush_interval,
+                max_entries,
+                min_priority,
+                flush_interval,
+                0,
+                contiguous,
+                0,
+            ],
+            np.float64,
         )
+
+    def begin_request(self) -> None:
+        """Tell the filter that the blocks of another request follow."""
+        begin_request(self.p)
 
     def observe(self, x: int) -> None:
         """Tell the filter that block `x` was used."""

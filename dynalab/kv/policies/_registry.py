@@ -1,3 +1,4 @@
+# ruff: noqa: F821 - the template calls functions that every policy supplies
 """What a policy is, and how the functions of its file become one compiled state machine.
 
 Adding a policy means one file in this folder. It defines four functions over the arrays of ``_layout``,

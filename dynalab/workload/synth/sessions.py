@@ -127,7 +127,8 @@ def _draw_batch(
     first_prompt = np.minimum(prefix + np.maximum(spec.first_tokens.tokens(length), 1), room + 1)
     inputs, output, shared, gaps, alive = _grow(spec, rng, start, n_turns, first_prompt, prefix)
 
-    gaps *= LogNormals(parts=((1.0, 1.0, spec.pace_sigma),)).sample(u_pace)[session]
+    pace = LogNormals(parts=((1.0, 1.0, spec.pace_sigma),)).sample(u_pace) * n_turns**-spec.pace_turns
+    gaps *= pace[session]
     since = np.cumsum(gaps)
     began = np.interp(u_start * arrivals.size, np.arange(arrivals.size), arrivals)
     time = began[session] + since - since[start][session]

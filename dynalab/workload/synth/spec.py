@@ -90,6 +90,8 @@ class WorkloadSpec(BaseModel):
     pace_sigma : float
         Spread between sessions: all gaps of a session are multiplied by one log-normal factor with median 1 and this
         sigma.
+    pace_turns : float
+        Those who ask much ask quickly: all gaps of a session of n turns are multiplied by ``n ** -pace_turns``.
     edit_probability, retry_probability : float
         Shares of the later turns that are edits and retries.
     edit_above : int
@@ -136,6 +138,7 @@ class WorkloadSpec(BaseModel):
     max_turns: int = Field(default=64, ge=1, le=10_000)
     gap_seconds: LogNormals = Field(default=LogNormals.model_validate((60, 1.0)))
     pace_sigma: float = Field(default=0.0, ge=0, le=3)
+    pace_turns: float = Field(default=0.0, ge=0, le=2)
     edit_probability: float = Field(default=0.0, ge=0, le=1)
     retry_probability: float = Field(default=0.0, ge=0, le=1)
     edit_above: int = Field(default=0, ge=0, le=10_000_000)
