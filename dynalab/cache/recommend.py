@@ -149,6 +149,7 @@ def recommend(
         With block ids.
     model : str or ModelSpec
     hardware : str or HardwareSpec
+        Taken with as many GPUs as the model's weights and `device` need.
     device : int or str
         Bytes of GPU memory for KV blocks; fixed, for it is bought with the GPUs.
     host, disk : int or str, optional
@@ -181,6 +182,7 @@ def recommend(
     spec, machine = model_spec(model), hardware_spec(hardware)
     trace.require_blocks()
     _check_wish(target_hit_ratio, budget)
+    machine = machine.fitted(spec, _bytes("device", device))
     block_bytes = spec.block_bytes(int(trace.block_tokens or 0))
     everything = trace.n_blocks * block_bytes
     limits = {
@@ -209,6 +211,7 @@ def recommend(
     blocks = {"device": chosen.device, "host": chosen.host, "disk": chosen.disk}
     sizes = {name: count * block_bytes for name, count in blocks.items()}
     evidence = {
+        "gpus": machine.gpus,
         "hit_ratio": _r(final.total_hit_ratio),
         "hit_ratio_by_tier": {name: _r(final.hit_ratio.sel(tier=name)) for name in blocks},
         "token_hit_ratio": _r(final.token_hit_ratio),

@@ -96,6 +96,32 @@ class HardwareSpec(Spec):
             )
         return self.sources.get(field) or ASSUMED.get(field) or "given by the caller"
 
+    def fitted(self, model: ModelSpec, kv_bytes: int = 0) -> HardwareSpec:
+        """Return this machine with enough GPUs for a model: a power of two, at least as many as it has.
+
+        Weights are taken at 2 bytes per parameter, and a tenth of each GPU's memory is left for activations.
+
+        Parameters
+        ----------
+        model : ModelSpec
+        kv_bytes : int
+            GPU memory for KV blocks, all GPUs together.
+
+        Examples
+        --------
+        >>> from dynalab.workload import hardware_spec, model_spec
+        >>> hardware_spec("h100-sxm").fitted(model_spec("llama-3-70b"), kv_bytes=40 * 2**30).gpus
+        4
+        """
+        needed = (2 * model.total_params + kv_bytes) / (0.9 * self.hbm_bytes)
+        gpus = self.gpus
+        while gpus < needed:
+            gpus *= 2
+        if gpus == self.gpus:
+            return self
+        why = f"derived: the weights of {model.name} in bf16 and the KV blocks need {needed:.1f} of them"
+        return self.model_copy(update={"gpus": gpus, "sources": {**self.sources, "gpus": why}})
+
     @property
     def achieved_flops(self) -> float:
         """FLOP/s that a prefill achieves on all GPUs together."""
