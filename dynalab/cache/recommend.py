@@ -111,11 +111,11 @@ class Recommendation:
                 ("disks", "disks", self.disks),
             )
         ]
-        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+        style = ' style="text-align: left; white-space: normal; vertical-align: top"'
+        cells = ("".join(f"<td{style}>{html.escape(cell)}</td>" for cell in row) for row in rows)
         body = "".join(f"<tr>{row}</tr>" for row in cells)
-        return (
-            f"<table><thead><tr><th>decision</th><th>value</th><th>why</th></tr></thead><tbody>{body}</tbody></table>"
-        )
+        head = "".join(f"<th{style}>{title}</th>" for title in ("decision", "value", "why"))
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def recommend(

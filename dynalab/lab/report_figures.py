@@ -44,6 +44,7 @@ def workload_figure(trace: Trace) -> Figure:
         shares, _ = np.histogram(tokens, bins=bins)
         right.stairs(shares / tokens.size, bins, label=f"{label}, mean {tokens.mean():,.0f}", linewidth=1.6)
     right.set(xscale="log", xlabel="tokens", ylabel="share of requests", title="Lengths")
+    right.set_ylim(0, right.get_ylim()[1] * 1.25)
     right.legend(loc="upper left", frameon=False)
     return figure
 
@@ -56,9 +57,11 @@ def curve_figure(
 
     figure, ax = plt.subplots(figsize=SINGLE, layout="constrained")
     sizes = curve.capacity.values * float(block_bytes)
-    ax.plot(sizes, curve.hit_ratio.values, **policy_style("lru"))
+    ax.plot(sizes, curve.hit_ratio.values, label="LRU", **policy_style("lru"))
     if belady:
-        ax.plot(np.array(list(belady)) * float(block_bytes), list(belady.values()), **policy_style("belady"))
+        ax.plot(
+            np.array(list(belady)) * float(block_bytes), list(belady.values()), label="Belady", **policy_style("belady")
+        )
     limit = float(curve.attrs["infinite_hit_ratio"])
     ax.axhline(limit, color=GREY, linewidth=1, linestyle=":")
     ax.text(0.01, limit, f"no limit: {limit:.1%}", transform=ax.get_yaxis_transform(), va="bottom", color=GREY)
@@ -106,7 +109,7 @@ def policy_figure(ds: xr.Dataset) -> Figure:
         ax.set(xlabel="hit ratio against LRU (percentage points)", title=f"One cache of {capacities[0]:,} blocks")
         return figure
     for name in names:
-        ax.plot(capacities, gain.sel(policy=name).values, **policy_style(name))
+        ax.plot(capacities, gain.sel(policy=name).values, label=name, **policy_style(name))
     ax.axhline(0, color=policy_style("lru")["color"], linewidth=1)
     ax.set(xscale="log", xlabel="size of one cache (blocks)", ylabel="hit ratio against LRU\n(percentage points)")
     ax.set_title("Policies against LRU (simulated)")
@@ -137,8 +140,9 @@ def tiers_figure(runs: Mapping[str, xr.Dataset]) -> Figure:
 
 
 def bandwidth_figure(ds: xr.Dataset, hardware: HardwareSpec) -> Figure:
-    """Show the mean and peak bandwidth that each path needs beside what the machine has."""
+    """Show the mean and peak bandwidth that each path needs, as a share of what the machine has."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import PercentFormatter
 
     have = {
         "device_to_host": hardware.d2h * hardware.gpus,
@@ -152,18 +156,19 @@ def bandwidth_figure(ds: xr.Dataset, hardware: HardwareSpec) -> Figure:
     figure, ax = plt.subplots(figsize=(SINGLE[0], 1.2 + 0.5 * max(len(used), 1)), layout="constrained")
     for row, edge in enumerate(used):
         mean, peak = (float(ds[name].sel(edge=edge)) / 1e9 for name in ("bandwidth_mean", "bandwidth_peak"))
-        colour = TIER_COLOURS["disk" if "disk" in edge else "host"]
-        ax.barh(row, peak, color=colour, alpha=0.35, label="peak window" if row == 0 else "_peak")
-        ax.barh(row, mean, color=colour, label="mean" if row == 0 else "_mean")
         limit = have[edge] / 1e9
-        ax.plot([limit, limit], [row - 0.4, row + 0.4], color="black", linewidth=2, label="has" if row == 0 else "_has")
-        ax.text(max(peak, limit) * 1.02, row, f"needs {mean:.2g}, peak {peak:.2g}, has {limit:.2g}", va="center")
+        colour = TIER_COLOURS["disk" if "disk" in edge else "host"]
+        ax.barh(row, peak / limit, color=colour, alpha=0.35, label="busiest window" if row == 0 else "_peak")
+        ax.barh(row, mean / limit, color=colour, label="mean" if row == 0 else "_mean")
+        ax.text(peak / limit + 0.01, row, f" {mean:.3g}, peak {peak:.3g} of {limit:.3g} GB/s", va="center")
+    ax.axvline(1.0, color="black", linewidth=1.5)
     ax.set_yticks(range(len(used)), [_EDGE_NAMES[edge] for edge in used])
     ax.invert_yaxis()
-    ax.set_xlabel("bandwidth (GB/s, payload counted once; simulated need)")
-    ax.set_xlim(0, ax.get_xlim()[1] * 1.55)
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set_xlabel("needed share of the path's bandwidth (simulated; payload counted once)")
+    ax.set_xlim(0, max(ax.get_xlim()[1], 1.0) * 1.45)
     if used:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, frameon=False)
     return figure
 
 
