@@ -89,6 +89,9 @@ def _wanted(filters, events, k, x, now, priority):
 @_jit
 def _demote(cache, filters, active, events, traffic, w, x, now, priority):
     """Exclusive stack: let block `x`, evicted from the device, sink as far as it is wanted."""
+    # Victims belong to any request: one that is refused says nothing about the next.
+    begin_request(filters[1][1])
+    begin_request(filters[1][2])
     from_host = False
     if active[HOST]:
         if not _wanted(filters, events, HOST, x, now, priority):
@@ -152,6 +155,15 @@ def _look_up(cache, active, switch, x, broken):
 
 
 @_jit
+def _drop_below(cache, active, events, x):
+    """Exclusive stack: remove any copy of block `x` from the tiers below the device."""
+    for k in range(HOST, N_TIERS):
+        if _resident(cache, active, k, x):
+            _step(cache, REMOVE, k, x)
+            events[k, REMOVED] += 1
+
+
+@_jit
 def _touch(cache, active, switch, events, traffic, w, x, level):
     """Tell the tiers that block `x` is used."""
     if switch[EXCLUSIVE]:
@@ -159,10 +171,7 @@ def _touch(cache, active, switch, events, traffic, w, x, level):
             _step(cache, HIT, DEVICE, x)
             return
         # The block moves up (or is computed anew): no copy stays below.
-        for k in range(HOST, N_TIERS):
-            if _resident(cache, active, k, x):
-                _step(cache, REMOVE, k, x)
-                events[k, REMOVED] += 1
+        _drop_below(cache, active, events, x)
         if level != COMPUTED:
             _onboard(cache, active, switch, events, traffic, w, x, level)
         return
@@ -180,6 +189,8 @@ def _admit(cache, filters, active, switch, events, traffic, w, x, level, now, pr
     if switch[EXCLUSIVE]:
         if held:
             return
+        # Blocks of this very request may have pushed it down since the touch stage; two copies would break the counts.
+        _drop_below(cache, active, events, x)
         sinking = x
         if active[DEVICE]:
             sinking = _put(cache, events, DEVICE, x)
