@@ -36,7 +36,7 @@ class Finding(TypedDict):
     consequence: str
 
 
-_NO_GPU: Final = "the device tier is emulated in host memory and labelled so; replay and reports need none"
+_NO_GPU: Final = "replay and reports need none: their device tier is simulated, and labelled so"
 
 Answer = tuple[Status, str, str]
 
@@ -56,7 +56,7 @@ def gpu() -> Answer:
     found = probes.nvidia_smi() or probes.cuda_driver()
     if not found:
         return "missing", "no NVIDIA GPU or driver", _NO_GPU
-    return "ok", "; ".join(found), "the device tier is GPU memory; replay and reports need none"
+    return "ok", "; ".join(found), "its name is kept with every result; replay and reports compute on the CPU"
 
 
 def cuda_packages() -> Answer:
@@ -70,7 +70,7 @@ def cuda_packages() -> Answer:
     value = ", ".join(f"{name} {version}" for name, version in found.items()) or "none"
     if len(found) < len(wanted):
         absent = ", ".join(name for name in wanted if name not in found)
-        cure = f"GPU kernels need {absent}: pip install 'dynalab[cuda]'; their CPU twins run meanwhile"
+        cure = f"replay and reports need none; GPU kernels would need {absent}: pip install 'dynalab[cuda]'"
         return ("limited" if found else "missing"), value, cure
     numpy = probes.version("numpy") or "0"
     if found["numba-cuda"].startswith("0.30.") and tuple(int(part) for part in numpy.split(".")[:2]) >= (2, 5):
@@ -100,7 +100,7 @@ def memory() -> Answer:
         available = min(available, limit)
     if available < 2 * 2**30:
         return "limited", shown, "close other programs before reports or long traces: those want 2 GiB"
-    return "ok", shown, f"an emulated host tier should stay below {format_size(available // 2)}"
+    return "ok", shown, f"enough for traces whose columns stay below {format_size(available // 4)}"
 
 
 def cores() -> Answer:

@@ -98,10 +98,10 @@ def test_a_real_gpu_is_named():
     assert found("GPU")["status"] == "ok"
 
 
-def test_without_a_gpu_the_device_tier_is_emulated(bare):
+def test_without_a_gpu_the_device_tier_is_simulated(bare):
     finding = found("GPU")
     assert (finding["status"], finding["value"]) == ("missing", "no NVIDIA GPU or driver")
-    assert finding["consequence"].startswith("the device tier is emulated in host memory and labelled so")
+    assert finding["consequence"].startswith("replay and reports need none: their device tier is simulated")
 
 
 def test_gpus_are_named_as_the_driver_names_them(bare, tmp_path):
@@ -139,7 +139,7 @@ def test_cuda_packages(bare):
     bare["cupy-cuda12x"] = "14.2.0"
     finding = found("CUDA packages")
     assert (finding["status"], finding["value"]) == ("limited", "cupy 14.2.0")
-    assert "GPU kernels need numba-cuda, cuda-bindings: pip install 'dynalab[cuda]'" in finding["consequence"]
+    assert "GPU kernels would need numba-cuda, cuda-bindings: pip install 'dynalab[cuda]'" in finding["consequence"]
     bare.update({"numba-cuda": "0.30.4", "cuda-bindings": "13.0.3", "numpy": "2.4.6"})
     assert found("CUDA packages")["status"] == "ok"
     bare["numpy"] = "2.5.0"
