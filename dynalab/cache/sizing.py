@@ -67,6 +67,8 @@ class DiskNeed:
     capacity, write, read, endurance : int
         Disks needed to hold the blocks, to sustain the mean write and read bandwidth, and to stay within the rated
         drive writes per day.
+    configured : int
+        Disks that the hardware stripes the tier over: those that the loading times assume have to be bought.
     """
 
     disks: int
@@ -74,12 +76,13 @@ class DiskNeed:
     write: int
     read: int
     endurance: int
+    configured: int
 
     @property
     def reason(self) -> str:
-        """The need that binds."""
-        needs = {name: getattr(self, name) for name in ("capacity", "write", "read", "endurance")}
-        return max(needs, key=lambda name: needs[name])
+        """The need that binds, the first of equals; "none" without a disk tier."""
+        needs = {name: getattr(self, name) for name in ("capacity", "write", "read", "endurance", "configured")}
+        return max(needs, key=lambda name: needs[name]) if self.disks else "none"
 
 
 def disk_need(ds: xr.Dataset, hardware: HardwareSpec) -> DiskNeed:
@@ -90,11 +93,11 @@ def disk_need(ds: xr.Dataset, hardware: HardwareSpec) -> DiskNeed:
     ds : xarray.Dataset
         From :func:`~dynalab.cache.replay_tiers`, with a model.
     hardware : HardwareSpec
-        Facts of one disk.
+        Facts of one disk, and how many there are.
     """
     size = float(ds.capacity_bytes.sel(tier="disk"))
     if size == 0:
-        return DiskNeed(0, 0, 0, 0, 0)
+        return DiskNeed(0, 0, 0, 0, 0, 0)
     mean = ds.bandwidth_mean
     write = float(mean.sel(edge=["host_to_disk", "device_to_disk"]).sum())
     read = float(mean.sel(edge=["disk_to_host", "disk_to_device"]).sum())
@@ -104,6 +107,7 @@ def disk_need(ds: xr.Dataset, hardware: HardwareSpec) -> DiskNeed:
         math.ceil(write / hardware.host_to_disk),
         math.ceil(read / hardware.disk_to_host),
         math.ceil(per_day / (hardware.disk_bytes * hardware.disk_dwpd)),
+        hardware.disks,
     )
     return DiskNeed(max(needs), *needs)
 
@@ -121,6 +125,14 @@ def size_grid(limit: int, points: int, smallest: int = 1) -> npt.NDArray[np.int6
     return np.unique(np.concatenate([[0], sizes, [limit]]))
 
 
+def stack_at(candidates: xr.Dataset, index: int) -> Stack:
+    """Return the stack that a row of :func:`evaluate` describes."""
+    row = candidates.isel(stack=index)
+    admission = "all" if str(row.disk_filter.values) == "none" else str(row.disk_filter.values)
+    device, host, disk = (int(row[name]) for name in ("device_blocks", "host_blocks", "disk_blocks"))
+    return Stack(device, host, disk, str(row.policy.values), admission)
+
+
 def evaluate(
     trace: Trace, model: ModelSpec, hardware: HardwareSpec, stacks: Iterable[Stack], progress: bool | None = None
 ) -> xr.Dataset:
@@ -135,7 +147,8 @@ def evaluate(
     Returns
     -------
     xarray.Dataset
-        Over ``stack``: sizes in blocks and bytes, hit ratios, TTFT, disk wear, disks needed, cost (US$).
+        Over ``stack``: sizes in blocks and bytes, policy and filter, hit ratios, TTFT, disk wear, disks needed, cost
+        (US$).
     """
     import xarray as xr
 
@@ -151,6 +164,7 @@ def evaluate(
             "disk_blocks": stack.disk,
             "host_bytes": host_bytes,
             "disk_bytes": float(ds.capacity_bytes.sel(tier="disk")),
+            "policy": stack.policy,
             "disk_filter": stack.disk_filter if stack.disk else "none",
             "hit_ratio": float(ds.total_hit_ratio),
             "token_hit_ratio": float(ds.token_hit_ratio),
@@ -159,7 +173,7 @@ def evaluate(
             "disk_tb_per_day": float(ds.disk_tb_per_day),
             "disk_dwpd": float(ds.disk_dwpd),
             "disks": need.disks,
-            "disks_because": need.reason if need.disks else "none",
+            "disks_because": need.reason,
             "cost": stack_cost(host_bytes, need.disks, hardware),
         }
 
@@ -174,6 +188,7 @@ _UNITS = {
     "disk_blocks": {"units": "blocks", "long_name": "disk tier"},
     "host_bytes": {"units": "bytes", "long_name": "host tier"},
     "disk_bytes": {"units": "bytes", "long_name": "disk tier"},
+    "policy": {"long_name": "replacement policy of every tier"},
     "disk_filter": {"long_name": "admission to the disk"},
     "hit_ratio": {"units": "1", "long_name": "share of blocks served by any tier"},
     "token_hit_ratio": {"units": "1", "long_name": "share of input tokens reused"},
