@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dynalab.cache.curve import knee_index
-from dynalab.cache.replay import replay, run_jobs
-from dynalab.cache.sizing import Stack
+from dynalab.cache.replay import policy_names, replay, run_jobs
+from dynalab.cache.sizing import Stack, evaluate, stack_at
 from dynalab.errors import TraceError
 from dynalab.kv.policies import POLICIES
 from dynalab.workload import HardwareSpec, ModelSpec, Trace
@@ -46,45 +47,107 @@ def choose(candidates: xr.Dataset, target: float, budget: float) -> tuple[int, s
         Whether it was found.
     """
     hit, cost = candidates.hit_ratio.values, candidates.cost.values
-    allowed = ~_harmful(candidates)
-    order = np.lexsort((candidates.disk_tb_per_day.values, -hit, cost))
+    allowed = ~harmful(candidates)
     if target:
-        wish = f"a hit ratio of at least {target:.3g}"
-        for index in order:
-            if allowed[index] and hit[index] >= target:
-                return int(index), wish, True
-        return _highest(hit, cost, allowed), wish, False
+        wish = f"a hit ratio of at least {target:g}"
+        reaching = allowed & (hit >= target)
+        if reaching.any():
+            return _first(candidates, reaching, cost, -hit), wish, True
+        return _first(candidates, allowed, -hit, cost), wish, False
     if budget:
-        wish = f"the highest hit ratio for at most {budget:,.0f} US$"
+        wish = f"the highest hit ratio for at most {budget:,.10g} US$"
         affordable = allowed & (cost <= budget)
         if affordable.any():
-            return _highest(hit, cost, affordable), wish, True
-        return int(order[0]), wish, False
-    front = _front(hit, cost, order, allowed)
-    return front[knee_index(cost[front], hit[front])], "the knee of hit ratio over cost", True
+            return _first(candidates, affordable, -hit, cost), wish, True
+        return _first(candidates, allowed, cost, -hit), wish, False
+    points = front(candidates, WORTH_A_CHANGE)
+    index = knee_index(cost[points], hit[points])
+    # Where every dollar buys more than the one before, nothing lies above the straight line and there is no knee.
+    met = index > 0 or len(points) == 1
+    return points[index if met else -1], "the knee of hit ratio over cost", met
 
 
-def _harmful(candidates: xr.Dataset) -> np.ndarray:
-    """Mark combinations whose disk makes TTFT worse than the same device and host without a disk."""
+def harmful(candidates: xr.Dataset) -> npt.NDArray[np.bool_]:
+    """Mark combinations with a worse TTFT than the same device and host without a disk, or the device alone."""
     host, disk = candidates.host_blocks.values, candidates.disk_blocks.values
-    ttft = candidates.ttft_mean.values
-    without = {int(h): float(t) for h, d, t in zip(host, disk, ttft, strict=True) if d == 0}
-    return np.array([d > 0 and t > without[int(h)] for h, d, t in zip(host, disk, ttft, strict=True)])
+    ttft, policy = candidates.ttft_mean.values, candidates.policy.values
+    marks = np.zeros(ttft.size, np.bool_)
+    for index in range(ttft.size):
+        simpler = (disk == 0) & ((host == host[index]) | (host == 0)) & (policy == policy[index])
+        marks[index] = bool(np.any(ttft[simpler] < ttft[index]))
+    return marks
 
 
-def _highest(hit: np.ndarray, cost: np.ndarray, allowed: np.ndarray) -> int:
-    """Return the allowed combination with the highest hit ratio, the cheapest among equals."""
-    ranked = np.lexsort((cost, -np.where(allowed, hit, -1.0)))
-    return int(ranked[0])
+def front(candidates: xr.Dataset, step: float = 0.0) -> list[int]:
+    """Return the combinations that no cheaper one matches, by rising cost; harmful ones never count.
+
+    Parameters
+    ----------
+    candidates : xarray.Dataset
+    step : float
+        Leave out those that gain less than this in hit ratio over the cheaper one before.
+    """
+    hit = candidates.hit_ratio.values
+    allowed = ~harmful(candidates)
+    points: list[int] = []
+    for index in _ranked(candidates, candidates.cost.values, -hit):
+        gain = hit[index] - hit[points[-1]] if points else np.inf
+        if allowed[index] and gain > 0 and gain >= step:
+            points.append(int(index))
+    return points
 
 
-def _front(hit: np.ndarray, cost: np.ndarray, order: np.ndarray, allowed: np.ndarray) -> list[int]:
-    """Return the combinations that no cheaper one matches, by rising cost."""
-    front: list[int] = []
-    for index in order:
-        if allowed[index] and (not front or hit[index] > hit[front[-1]]):
-            front.append(int(index))
-    return front
+def _ranked(candidates: xr.Dataset, *keys: npt.NDArray) -> npt.NDArray[np.intp]:
+    """Sort by `keys`, the first one first; among equals the least wear, then the order in which they were tried."""
+    return np.lexsort((candidates.disk_tb_per_day.values, *reversed(keys)))
+
+
+def _first(candidates: xr.Dataset, mask: npt.NDArray[np.bool_], *keys: npt.NDArray) -> int:
+    ranked = _ranked(candidates, *keys)
+    return int(ranked[mask[ranked]][0])
+
+
+def _better_policy(rows: xr.Dataset) -> int:
+    """Return the row with the most hits that is worth leaving the first for; a policy must not cost money or time."""
+    hit, cost, ttft = rows.hit_ratio.values, rows.cost.values, rows.ttft_mean.values
+    better = (hit - hit[0] >= WORTH_A_CHANGE) & (cost <= cost[0]) & (ttft <= ttft[0])
+    return int(np.argmax(np.where(better, hit, hit[0])))
+
+
+def _baseline_first(policies: Sequence[str]) -> list[str]:
+    """Return the policies with the one to start from in front: LRU, which every manager offers, if it is there."""
+    return sorted(policies, key=lambda name: name != "lru")
+
+
+def with_better_policies(
+    trace: Trace,
+    model: ModelSpec,
+    hardware: HardwareSpec,
+    candidates: xr.Dataset,
+    policies: Sequence[str],
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Add rows for those combinations of the front that another policy improves.
+
+    Done before anything is chosen, so that wishes are measured against what the better policy reaches, and a larger
+    budget never ends with fewer hits.
+    """
+    import xarray as xr
+
+    others = _baseline_first(policies)[1:]
+    points = front(candidates)
+    stacks = [replace(stack_at(candidates, index), policy=name) for index in points for name in others]
+    if not stacks:
+        return candidates
+    tried = evaluate(trace, model, hardware, stacks, progress)
+    added = []
+    for place, index in enumerate(points):
+        mine = tried.isel(stack=slice(place * len(others), (place + 1) * len(others)))
+        best = _better_policy(xr.concat([candidates.isel(stack=[index]), mine], "stack"))
+        if best:
+            added.append(mine.isel(stack=[best - 1]))
+    every = xr.concat([candidates, *added], "stack")
+    return every.assign_coords(stack=np.arange(every.sizes["stack"]))
 
 
 def best_policy(
@@ -92,24 +155,21 @@ def best_policy(
 ) -> tuple[Stack, str, dict[str, Any]]:
     """Choose among the policies that can be deployed, and tell what the others and perfect foresight would reach.
 
+    LRU stays, if it is among them, unless another gains at least 0.002 in hit ratio at no higher cost and TTFT.
+
     Returns
     -------
     stack : Stack
         With the chosen policy.
     reason : str
     evidence : dict
-        Hit ratio of the whole stack per deployable policy; the best policy of the registry and Belady's bound on one
-        cache as large as the largest tier.
+        Hit ratio of the whole stack per deployable policy; the chosen policy, the best one of the registry and Belady's
+        bound on one cache as large as the largest tier, which no filter and no broken prefix holds back.
     """
-
-    def total(name: str) -> float:
-        return float(replace(stack, policy=name).replay(trace, model, hardware).total_hit_ratio)
-
-    ratios = dict(zip(policies, run_jobs(total, list(policies), "policies"), strict=True))
-    best = max(ratios, key=lambda name: ratios[name])
-    baseline = "lru" if "lru" in ratios else best
-    if ratios[best] - ratios[baseline] < WORTH_A_CHANGE:
-        best = baseline
+    names = _baseline_first(policy_names(policies))
+    rows = evaluate(trace, model, hardware, [replace(stack, policy=name) for name in names])
+    best = names[_better_policy(rows)]
+    ratios = dict(zip(names, rows.hit_ratio.values.tolist(), strict=True))
     largest = max(stack.device, stack.host, stack.disk)
     single = replay(trace, "all", [largest]).hit_ratio.isel(capacity=0)
     online = single.sel(policy=[name for name in POLICIES if not POLICIES[name].offline])
@@ -117,13 +177,17 @@ def best_policy(
     evidence = {
         "deployable": {name: round(value, 4) for name, value in ratios.items()},
         "largest_tier_blocks": int(largest),
+        "alone_in_largest": {"policy": best, "hit_ratio": round(float(single.sel(policy=best)), 4)},
         "best_of_registry": {"policy": top, "hit_ratio": round(float(online.max()), 4)},
         "belady_bound": round(float(single.sel(policy="belady")), 4),
     }
-    runner_up = max((name for name in ratios if name != best), key=lambda name: ratios[name], default=best)
+    others = ", ".join(f"{name} {ratio:.1%}" for name, ratio in ratios.items() if name != best)
+    # The stack is held back by its filter and its broken prefixes too; policies compare fairly in a cache of their own.
     reason = (
-        f"{ratios[best]:.1%} of blocks served, {runner_up} {ratios[runner_up]:.1%}; "
-        f"perfect foresight would reach {evidence['belady_bound']:.1%} in the largest tier"
+        f"{ratios[best]:.1%} of blocks served by the stack"
+        + (f" (with {others})" if others else "")
+        + f"; alone in a cache as large as the largest tier it would serve {float(single.sel(policy=best)):.1%}, "
+        f"the best of all policies ({top}) {float(online.max()):.1%}, perfect foresight {evidence['belady_bound']:.1%}"
     )
     return replace(stack, policy=best), reason, evidence
 
@@ -164,7 +228,11 @@ def best_block_tokens(
     if ratios[best] - ratios[own] < WORTH_A_CHANGE:
         best = own
     others = ", ".join(f"{size}: {ratio:.1%}" for size, ratio in ratios.items() if size != best)
-    reason = f"{ratios[best]:.1%} of input tokens reused at equal bytes ({others})"
+    reason = f"{ratios[best]:.1%} of input tokens reused at equal bytes ({others or 'the only size this trace allows'})"
+    if min(ratios) < own:
+        reason += f"; the trace tells blocks of {own} tokens apart, so that smaller ones may find more than shown"
+    if best != own:
+        reason += f"; sizes in blocks and all other figures here are for {own}"
     return best, reason, {str(size): round(ratio, 4) for size, ratio in ratios.items()}
 
 
@@ -189,9 +257,10 @@ def next_gib(trace: Trace, model: ModelSpec, hardware: HardwareSpec, stack: Stac
     gains = {}
     for name, run in zip(steps, runs[1:], strict=True):
         gib = steps[name] * block_bytes / _GIB
+        # Adding 0.0 turns the -0.0 that rounding may leave into 0.0.
         gains[name] = {
-            "hit_ratio_per_gib": float(f"{(float(run.total_hit_ratio) - float(runs[0].total_hit_ratio)) / gib:.3g}"),
-            "ttft_saved_s_per_gib": float(f"{(float(runs[0].ttft_mean) - float(run.ttft_mean)) / gib:.3g}"),
+            "hit_ratio_per_gib": float(f"{float(run.total_hit_ratio - runs[0].total_hit_ratio) / gib:.3g}") + 0.0,
+            "ttft_saved_s_per_gib": float(f"{float(runs[0].ttft_mean - run.ttft_mean) / gib:.3g}") + 0.0,
         }
     return gains
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from dynalab.cache._advice import (
     choose,
     kvbm_settings,
     next_gib,
+    with_better_policies,
 )
+from dynalab.cache._reasons import reasons, warnings
 from dynalab.cache.curve import knee, lru_curve
-from dynalab.cache.replay import infinite_hit_ratios
-from dynalab.cache.sizing import DISK_FILTERS, Stack, evaluate, size_grid
-from dynalab.errors import ConfigError
+from dynalab.cache.replay import infinite_hit_ratios, policy_names
+from dynalab.cache.sizing import DISK_FILTERS, Stack, evaluate, size_grid, stack_at
+from dynalab.errors import ConfigError, TraceError
 from dynalab.units import format_size, parse_size
 from dynalab.workload import HardwareSpec, ModelSpec, Trace, hardware_spec, model_spec
 
@@ -57,7 +60,7 @@ class Recommendation:
     warnings : list of str
         What the reader must not overlook.
     candidates : xarray.Dataset
-        Every combination of sizes that was replayed.
+        Every combination of sizes that was replayed, and those of them that another policy than the usual one improves.
     """
 
     sizes: dict[str, int]
@@ -141,7 +144,8 @@ def recommend(
     - with `budget`, the one with the highest hit ratio that it pays for;
     - with neither, the knee of the cheapest hit ratio that money buys.
 
-    Combinations whose disk makes the mean TTFT worse than the same stack without it are never chosen.
+    Combinations whose host or disk makes the mean TTFT worse than leaving it out are never chosen. A policy other than
+    LRU is taken where it gains at least 0.002 in hit ratio and costs neither money nor TTFT.
 
     Parameters
     ----------
@@ -169,7 +173,10 @@ def recommend(
     Raises
     ------
     ConfigError
-        For sizes that hold no block, a target outside 0..1, a negative budget, or both target and budget.
+        For a size above 0 that holds no block, no tier at all, a policy that is unknown or needs the future, a target
+        outside 0..1, a negative budget, or both target and budget.
+    TraceError
+        For a trace without block ids.
 
     Examples
     --------
@@ -183,26 +190,31 @@ def recommend(
     trace.require_blocks()
     _check_wish(target_hit_ratio, budget)
     machine = machine.fitted(spec, _bytes("device", device))
+    names = policy_names(policies)
     block_bytes = spec.block_bytes(int(trace.block_tokens or 0))
     everything = trace.n_blocks * block_bytes
+    if not everything:
+        raise TraceError(f"{trace.source} has no block at all; give a trace with prompts of a block or more")
     limits = {
         "device": _bytes("device", device),
         "host": everything if host is None else _bytes("host", host),
         "disk": everything if disk is None else _bytes("disk", disk),
     }
+    block = f"a block of {format_size(block_bytes)} ({trace.block_tokens} tokens of {spec.name})"
+    for name, size in limits.items():
+        if 0 < size < block_bytes:
+            raise ConfigError(f"{name}: {format_size(size)} does not hold {block}; give more, or 0 for no such tier")
+    if not any(limits.values()):
+        raise ConfigError(f"device, host, disk: all are 0; give one of them at least {block}")
     limit_blocks = {name: min(size, everything) // block_bytes for name, size in limits.items()}
-    if not any(limit_blocks.values()):
-        raise ConfigError(
-            f"device, host, disk: none holds a block of {format_size(block_bytes)} "
-            f"({trace.block_tokens} tokens of {spec.name}); give at least that much"
-        )
-    candidates = evaluate(trace, spec, machine, _grid(limit_blocks), progress)
+    usual = "lru" if "lru" in names else names[0]
+    candidates = evaluate(trace, spec, machine, _grid(limit_blocks, usual), progress)
+    candidates = with_better_policies(trace, spec, machine, candidates, names, progress)
     pick, wish, met = choose(candidates, target_hit_ratio, budget)
-    row = {str(name): candidates[name].values[pick] for name in candidates.data_vars}
-    chosen = Stack(
-        limit_blocks["device"], int(row["host_blocks"]), int(row["disk_blocks"]), "lru", _filter(row["disk_filter"])
-    )
-    chosen, policy_reason, policy_evidence = best_policy(trace, spec, machine, chosen, policies)
+    chosen, policy_reason, policy_evidence = best_policy(trace, spec, machine, stack_at(candidates, pick), names)
+    other_filter = next(name for name in DISK_FILTERS if name != chosen.disk_filter)
+    ends = evaluate(trace, spec, machine, [chosen, replace(chosen, disk_filter=other_filter)])
+    row, unlike = ends.isel(stack=0), ends.isel(stack=1)
     block_tokens, block_reason, block_evidence = best_block_tokens(trace, spec, chosen, machine)
     gains = next_gib(trace, spec, machine, chosen)
     curve = lru_curve(trace)
@@ -222,31 +234,35 @@ def recommend(
         "ttft_recomputed_mean_s": _r(final.ttft_recomputed_mean),
         "break_even_tokens": {name: _r(final.break_even_tokens.sel(tier=name)) for name in ("host", "disk")},
         "disk_tb_per_day": _r(final.disk_tb_per_day),
-        "disks_because": str(row["disks_because"]),
+        "disks_because": str(row.disks_because.values),
         "lru_knee": {"blocks": knee_blocks, "size": format_size(knee_blocks * block_bytes)},
         "next_gib": gains,
         "policies": policy_evidence,
         "block_tokens": block_evidence,
     }
-    limited = {name: format_size(size) for name, size in limits.items()}
-    reasons = _reasons(evidence, row, limited, sizes) | {"policy": policy_reason, "block_tokens": block_reason}
+    disk_filter = str(row.disk_filter.values)
+    settings = kvbm_settings(sizes, disk_filter)
+    why = reasons(candidates, row, unlike, evidence, limits, settings, machine, target_hit_ratio, budget)
     return Recommendation(
         sizes=sizes,
         blocks=blocks,
         block_tokens=block_tokens,
         policy=chosen.policy,
-        disk_filter=str(row["disk_filter"]),
-        disks=int(row["disks"]),
-        cost=float(row["cost"]),
-        settings=kvbm_settings(sizes, str(row["disk_filter"])),
-        reasons=reasons,
+        disk_filter=disk_filter,
+        disks=int(row.disks),
+        cost=float(row.cost),
+        settings=settings,
+        reasons=why | {"policy": policy_reason, "block_tokens": block_reason},
         evidence=evidence,
-        warnings=_warnings(evidence, row, met),
+        warnings=warnings(row, evidence, machine),
         candidates=candidates,
     )
 
 
 def _check_wish(target_hit_ratio: float, budget: float) -> None:
+    for name, value in (("target_hit_ratio", target_hit_ratio), ("budget", budget)):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ConfigError(f"{name}: {value!r} is not a number; give one, or 0 for none")
     if not 0 <= target_hit_ratio <= 1:
         raise ConfigError(f"target_hit_ratio: {target_hit_ratio} is not a share; give 0 (none) to 1")
     if not (budget >= 0 and np.isfinite(budget)):
@@ -264,59 +280,17 @@ def _r(value: Any) -> float | str:
     return float(f"{number:.4g}") if np.isfinite(number) else "never"
 
 
-def _filter(name: Any) -> str:
-    return "all" if str(name) == "none" else str(name)
-
-
-def _grid(limits: Mapping[str, int]) -> list[Stack]:
+def _grid(limits: Mapping[str, int], policy: str) -> list[Stack]:
     """Return the stacks to try: a lower tier smaller than the one above it only repeats what that one holds."""
     device = limits["device"]
     stacks = []
     for host in size_grid(limits["host"], _GRID_POINTS, max(device, 1)):
         for disk in size_grid(limits["disk"], _GRID_POINTS, max(device, 1)):
             if disk == 0:
-                stacks.append(Stack(device, int(host), 0))
+                stacks.append(Stack(device, int(host), 0, policy))
             elif host == 0:
                 # KVBM's disk filter sits behind the host tier, and does nothing where there is none.
-                stacks.append(Stack(device, 0, int(disk)))
+                stacks.append(Stack(device, 0, int(disk), policy))
             elif disk >= host:
-                stacks += [Stack(device, int(host), int(disk), disk_filter=name) for name in DISK_FILTERS]
+                stacks += [Stack(device, int(host), int(disk), policy, name) for name in DISK_FILTERS]
     return stacks
-
-
-def _reasons(
-    evidence: Mapping[str, Any], row: Mapping[str, Any], limits: Mapping[str, str], sizes: Mapping[str, int]
-) -> dict[str, str]:
-    by_tier, gains = evidence["hit_ratio_by_tier"], evidence["next_gib"]
-
-    def tier(name: str) -> str:
-        if sizes[name] == 0:
-            return f"left out: no combination with it (up to {limits[name]}) served the wish at this cost"
-        gain = gains[name]["hit_ratio_per_gib"]
-        return f"serves {by_tier[name]:.1%} of all blocks; one more GiB would add {gain * 100:.3g} percentage points"
-
-    reasons = {"device": tier("device").replace("left out", "none given"), "host": tier("host"), "disk": tier("disk")}
-    if sizes["disk"]:
-        reasons["disk_filter"] = (
-            "every block is written through: its reuse pays for the writes"
-            if row["disk_filter"] == "all"
-            else "only blocks offered twice within KVBM's window are written, which spares the disks"
-        )
-        reasons["disks"] = (
-            f"{row['disks']} x the configured disk, set by {row['disks_because']}: "
-            f"{row['disk_tb_per_day']:.3g} TB are written per day"
-        )
-    return reasons
-
-
-def _warnings(evidence: Mapping[str, Any], row: Mapping[str, Any], met: bool) -> list[str]:
-    warnings = []
-    if not met:
-        warnings.append(f"not reached: {evidence['wish']}; the best combination within the limits is given instead")
-    if row["disks"] and row["disks_because"] == "endurance" and row["disks"] > 1:
-        warnings.append(
-            f"the write rate of this trace, kept up all day, wears out disks: {row['disk_dwpd']:.3g} drive writes per "
-            f"day on the disks configured; {row['disks']} disks keep within their rating, or fewer of a higher one"
-        )
-    warnings.append("TTFT is that of an unloaded engine: no queueing, copies not hidden behind computing")
-    return warnings
