@@ -9,24 +9,25 @@
 from __future__ import annotations
 
 # Importing a policy's file registers it; this order is the order of tables and figures.
-from dynalab.kv.policies import (  # noqa: F401
-    arc,
-    belady,
-    clock,
-    fifo,
-    length_aware,
-    lfu,
-    lineage,
-    lirs,
-    lru,
-    multilru,
-    priority,
-    s3fifo,
-    sieve,
-    slru,
-    two_q,
-    wtinylfu,
-)
+# isort: off
+from dynalab.kv.policies import fifo  # noqa: F401
+from dynalab.kv.policies import lru  # noqa: F401
+from dynalab.kv.policies import lfu  # noqa: F401
+from dynalab.kv.policies import clock  # noqa: F401
+from dynalab.kv.policies import sieve  # noqa: F401
+from dynalab.kv.policies import s3fifo  # noqa: F401
+from dynalab.kv.policies import arc  # noqa: F401
+from dynalab.kv.policies import two_q  # noqa: F401
+from dynalab.kv.policies import slru  # noqa: F401
+from dynalab.kv.policies import wtinylfu  # noqa: F401
+from dynalab.kv.policies import lirs  # noqa: F401
+from dynalab.kv.policies import priority  # noqa: F401
+from dynalab.kv.policies import multilru  # noqa: F401
+from dynalab.kv.policies import lineage  # noqa: F401
+from dynalab.kv.policies import length_aware  # noqa: F401
+from dynalab.kv.policies import belady  # noqa: F401
+
+# isort: on
 from dynalab.kv.policies._registry import POLICIES, Policy, register
 from dynalab.kv.policies.state import PolicyState, get_policy
 

@@ -7,7 +7,7 @@ can be changed or an entry removed in O(log n). ``s[FREE]`` is the number of ent
 
 from __future__ import annotations
 
-from dynalab.kv.policies._layout import COUNT, FREE, jit
+from dynalab.kv.policies._layout import COUNT, FREE, STATE, jit
 
 
 def heap_table(capacity: int) -> int:
@@ -76,6 +76,9 @@ def heap_remove(f, s, t, x):
 
 
 @jit
-def heap_root(t):
-    """Return the block with the smallest keys; the heap must not be empty."""
-    return t[2]
+def heap_pop(f, s, t):
+    """Take the block with the smallest keys out of the heap, which is not empty, and return it as unknown."""
+    x = t[2]
+    heap_remove(f, s, t, x)
+    f[x, STATE] = 0
+    return x

@@ -6,7 +6,7 @@ points to itself, which removes every special case.
 
 from __future__ import annotations
 
-from dynalab.kv.policies._layout import NEXT, PREV, jit
+from dynalab.kv.policies._layout import NEXT, PREV, STATE, jit
 
 
 @jit
@@ -42,6 +42,23 @@ def oldest(f, h):
 
 
 @jit
+def pop_oldest(f, h):
+    """Take the oldest member off list `h`, which is not empty, set its STATE to unknown and return it."""
+    x = oldest(f, h)
+    unlink(f, x)
+    f[x, STATE] = 0
+    return x
+
+
+@jit
 def is_empty(f, h):
     """Tell whether list `h` has no member."""
     return f[h, NEXT] == h
+
+
+@jit
+def pop_lowest(f, h):
+    """Take the oldest member off the first list from `h` upward that has any, as :func:`pop_oldest` does."""
+    while is_empty(f, h):
+        h += 1
+    return pop_oldest(f, h)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynalab.kv.policies._heap import heap_remove, heap_root, heap_set, heap_table
+from dynalab.kv.policies._heap import heap_pop, heap_remove, heap_set, heap_table
 from dynalab.kv.policies._layout import NEXT_USE, STATE, jit
 from dynalab.kv.policies._registry import register
 
@@ -32,10 +32,7 @@ def remove(f, s, t, x):
 
 @jit
 def evict(f, s, t, x):
-    victim = heap_root(t)
-    heap_remove(f, s, t, victim)
-    f[victim, STATE] = 0
-    return victim
+    return heap_pop(f, s, t)
 
 
 register(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dynalab.kv.policies._layout import COUNT, SENTINEL, STATE, jit
-from dynalab.kv.policies._lists import oldest, push, renew, unlink
+from dynalab.kv.policies._lists import oldest, pop_oldest, push, renew
 from dynalab.kv.policies._registry import register
+from dynalab.kv.policies.fifo import remove
 
 
 @jit
@@ -20,9 +21,7 @@ def evict(f, s, t, x):
         f[victim, COUNT] = 0
         renew(f, ring, victim)
         victim = oldest(f, ring)
-    unlink(f, victim)
-    f[victim, STATE] = 0
-    return victim
+    return pop_oldest(f, ring)
 
 
 @jit
@@ -30,11 +29,6 @@ def insert(f, s, t, x):
     push(f, s[SENTINEL], x)
     f[x, STATE] = 1
     f[x, COUNT] = 0
-
-
-@jit
-def remove(f, s, t, x):
-    unlink(f, x)
 
 
 register(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynalab.kv.policies._layout import SENTINEL, STATE, jit
-from dynalab.kv.policies._lists import oldest, push, unlink
+from dynalab.kv.policies._lists import pop_oldest, push, unlink
 from dynalab.kv.policies._registry import register
 
 
@@ -14,10 +14,7 @@ def hit(f, s, t, x):
 
 @jit
 def evict(f, s, t, x):
-    victim = oldest(f, s[SENTINEL])
-    unlink(f, victim)
-    f[victim, STATE] = 0
-    return victim
+    return pop_oldest(f, s[SENTINEL])
 
 
 @jit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynalab.kv.policies._heap import heap_remove, heap_root, heap_set, heap_table
+from dynalab.kv.policies._heap import heap_pop, heap_remove, heap_set, heap_table
 from dynalab.kv.policies._layout import FREE, N_BLOCKS, PARENT, PREV, STATE, jit
 from dynalab.kv.policies._registry import register
 
@@ -63,8 +63,8 @@ def remove(f, s, t, x):
 
 @jit
 def evict(f, s, t, x):
-    victim = heap_root(t)
-    remove(f, s, t, victim)
+    victim = heap_pop(f, s, t)
+    _adopt(f, s, t, victim, -1)
     return victim
 
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from dynalab.kv.policies._hash import mix64
 from dynalab.kv.policies._layout import CAPACITY, FREE, SENTINEL, STATE, jit
-from dynalab.kv.policies._lists import is_empty, oldest, push, unlink
+from dynalab.kv.policies._lists import pop_lowest, push, unlink
 from dynalab.kv.policies._registry import register
+from dynalab.kv.policies.fifo import remove
 
 _LEVELS = 4
 _THRESHOLDS = (3, 8, 15)  # counts from which a block belongs to level 1, 2, 3
@@ -69,18 +70,7 @@ def hit(f, s, t, x):
 
 @jit
 def evict(f, s, t, x):
-    level = s[SENTINEL]
-    while is_empty(f, level):
-        level += 1
-    victim = oldest(f, level)
-    unlink(f, victim)
-    f[victim, STATE] = 0
-    return victim
-
-
-@jit
-def remove(f, s, t, x):
-    unlink(f, x)
+    return pop_lowest(f, s[SENTINEL])
 
 
 register(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dynalab.kv.policies._layout import PRIORITY, SENTINEL, STATE, jit
-from dynalab.kv.policies._lists import is_empty, oldest, push, renew, unlink
+from dynalab.kv.policies._lists import pop_lowest, push, renew
 from dynalab.kv.policies._registry import register
+from dynalab.kv.policies.fifo import remove
 
 _LEVELS = 101  # priorities 0..100
 
@@ -21,24 +22,13 @@ def hit(f, s, t, x):
 
 @jit
 def evict(f, s, t, x):
-    level = s[SENTINEL]
-    while is_empty(f, level):
-        level += 1
-    victim = oldest(f, level)
-    unlink(f, victim)
-    f[victim, STATE] = 0
-    return victim
+    return pop_lowest(f, s[SENTINEL])
 
 
 @jit
 def insert(f, s, t, x):
     push(f, _level(f, s, x), x)
     f[x, STATE] = 1
-
-
-@jit
-def remove(f, s, t, x):
-    unlink(f, x)
 
 
 register(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dynalab.kv.policies._ghosts import IS_GHOST, PROMISED, forget_ghost, promise, remember
 from dynalab.kv.policies._layout import CAPACITY, COUNT, FREE, SENTINEL, STATE, jit
-from dynalab.kv.policies._lists import is_empty, oldest, push, renew, unlink
+from dynalab.kv.policies._lists import is_empty, oldest, pop_oldest, push, renew, unlink
 from dynalab.kv.policies._registry import register
 
 _SMALL, _MAIN, _GHOST = 0, 1, 2  # lists, as offsets from the first sentinel
 _N_SMALL, _N_MAIN, _N_GHOST = FREE, FREE + 1, FREE + 2
 _SMALL_SIZE, _MAIN_SIZE, _GHOST_SIZE, _HAS_EVICTED = FREE + 3, FREE + 4, FREE + 5, FREE + 6
-_IN_SMALL, _IN_MAIN, _IS_GHOST, _PROMISED = 1, 2, -1, -2
+_IN_SMALL, _IN_MAIN = 1, 2
 _MOVE_TO_MAIN = 2  # uses in the small queue that earn a place in the main one
 
 
@@ -17,12 +18,6 @@ def init(f, s, t):
     s[_SMALL_SIZE] = max(1, int(s[CAPACITY] * 0.1))
     s[_MAIN_SIZE] = s[CAPACITY] - s[_SMALL_SIZE]
     s[_GHOST_SIZE] = int(s[CAPACITY] * 0.9)
-
-
-@jit
-def _forget_ghost(f, s, x):
-    unlink(f, x)
-    s[_N_GHOST] -= 1
 
 
 @jit
@@ -38,21 +33,15 @@ def _evict_main(f, s):
         f[victim, COUNT] = min(f[victim, COUNT], 3) - 1
         renew(f, main, victim)
         victim = oldest(f, main)
-    unlink(f, victim)
     s[_N_MAIN] -= 1
-    f[victim, STATE] = 0
-    return victim
+    return pop_oldest(f, main)
 
 
 @jit
 def evict(f, s, t, x):
-    if f[x, STATE] == _IS_GHOST:
-        # Noted before the eviction, which could otherwise push this very ghost out of its queue.
-        _forget_ghost(f, s, x)
-        f[x, STATE] = _PROMISED
+    promise(f, s, _N_GHOST, x)
     s[_HAS_EVICTED] = 1
     small = s[SENTINEL] + _SMALL
-    ghost = s[SENTINEL] + _GHOST
     if s[_N_MAIN] > s[_MAIN_SIZE]:
         return _evict_main(f, s)
     while not is_empty(f, small):
@@ -66,26 +55,17 @@ def evict(f, s, t, x):
             f[victim, COUNT] = 0
             continue
         f[victim, STATE] = 0
-        if s[_GHOST_SIZE] > 0:
-            if s[_N_GHOST] >= s[_GHOST_SIZE]:
-                forgotten = oldest(f, ghost)
-                _forget_ghost(f, s, forgotten)
-                f[forgotten, STATE] = 0
-            push(f, ghost, victim)
-            s[_N_GHOST] += 1
-            f[victim, STATE] = _IS_GHOST
+        remember(f, s, _GHOST, _N_GHOST, _GHOST_SIZE, victim)
         return victim
     return _evict_main(f, s)
 
 
 @jit
 def insert(f, s, t, x):
-    ghost_hit = f[x, STATE] < 0
-    if f[x, STATE] == _IS_GHOST:
-        _forget_ghost(f, s, x)
+    promise(f, s, _N_GHOST, x)
     # Until the first eviction a full small queue spills into the main one.
     spill = s[_HAS_EVICTED] == 0 and s[_N_SMALL] >= s[_SMALL_SIZE]
-    if ghost_hit or spill:
+    if f[x, STATE] == PROMISED or spill:
         push(f, s[SENTINEL] + _MAIN, x)
         s[_N_MAIN] += 1
         f[x, STATE] = _IN_MAIN
@@ -98,8 +78,8 @@ def insert(f, s, t, x):
 
 @jit
 def remove(f, s, t, x):
-    if f[x, STATE] == _IS_GHOST:
-        _forget_ghost(f, s, x)
+    if f[x, STATE] == IS_GHOST:
+        forget_ghost(f, s, _N_GHOST, x)
     elif f[x, STATE] == _IN_SMALL:
         unlink(f, x)
         s[_N_SMALL] -= 1

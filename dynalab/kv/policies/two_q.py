@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from dynalab.kv.policies._ghosts import IS_GHOST, PROMISED, forget_ghost, promise, remember
 from dynalab.kv.policies._layout import CAPACITY, FREE, SENTINEL, STATE, jit
-from dynalab.kv.policies._lists import is_empty, oldest, push, renew, unlink
+from dynalab.kv.policies._lists import is_empty, pop_oldest, push, renew, unlink
 from dynalab.kv.policies._registry import register
 
 _AIN, _AOUT, _AM = 0, 1, 2  # lists, as offsets from the first sentinel
 _N_AIN, _N_AOUT, _KIN, _KOUT = FREE, FREE + 1, FREE + 2, FREE + 3
-_IN_AIN, _IN_AM, _IN_AOUT, _PROMISED = 1, 2, -1, -2
+_IN_AIN, _IN_AM = 1, 2
 
 
 def init(f, s, t):
     s[_KIN] = int(s[CAPACITY] * 0.25)
     s[_KOUT] = int(s[CAPACITY] * 0.5)
-
-
-@jit
-def _forget_ghost(f, s, x):
-    unlink(f, x)
-    s[_N_AOUT] -= 1
 
 
 @jit
@@ -30,37 +25,20 @@ def hit(f, s, t, x):
 
 @jit
 def evict(f, s, t, x):
-    if f[x, STATE] == _IN_AOUT:
-        # Noted before the eviction, which could otherwise push this very ghost out of Aout.
-        _forget_ghost(f, s, x)
-        f[x, STATE] = _PROMISED
+    promise(f, s, _N_AOUT, x)
     am = s[SENTINEL] + _AM
-    aout = s[SENTINEL] + _AOUT
     if s[_N_AIN] <= s[_KIN] and not is_empty(f, am):
-        victim = oldest(f, am)
-        unlink(f, victim)
-        f[victim, STATE] = 0
-        return victim
-    victim = oldest(f, s[SENTINEL] + _AIN)
-    unlink(f, victim)
+        return pop_oldest(f, am)
+    victim = pop_oldest(f, s[SENTINEL] + _AIN)
     s[_N_AIN] -= 1
-    f[victim, STATE] = 0
-    if s[_KOUT] > 0:
-        if s[_N_AOUT] >= s[_KOUT]:
-            forgotten = oldest(f, aout)
-            _forget_ghost(f, s, forgotten)
-            f[forgotten, STATE] = 0
-        push(f, aout, victim)
-        s[_N_AOUT] += 1
-        f[victim, STATE] = _IN_AOUT
+    remember(f, s, _AOUT, _N_AOUT, _KOUT, victim)
     return victim
 
 
 @jit
 def insert(f, s, t, x):
-    if f[x, STATE] < 0:
-        if f[x, STATE] == _IN_AOUT:
-            _forget_ghost(f, s, x)
+    promise(f, s, _N_AOUT, x)
+    if f[x, STATE] == PROMISED:
         push(f, s[SENTINEL] + _AM, x)
         f[x, STATE] = _IN_AM
     else:
@@ -71,9 +49,9 @@ def insert(f, s, t, x):
 
 @jit
 def remove(f, s, t, x):
-    if f[x, STATE] == _IN_AOUT:
-        _forget_ghost(f, s, x)
-    elif f[x, STATE] != _PROMISED:
+    if f[x, STATE] == IS_GHOST:
+        forget_ghost(f, s, _N_AOUT, x)
+    elif f[x, STATE] > 0:
         unlink(f, x)
         if f[x, STATE] == _IN_AIN:
             s[_N_AIN] -= 1
