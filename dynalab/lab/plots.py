@@ -77,16 +77,14 @@ def policy_lines(ax: Axes, ratios: xr.DataArray, baseline: str | None = None) ->
     ratios : xarray.DataArray
         Hit ratios over (policy, capacity).
     baseline : str, optional
-        Policy to draw the others against; itself becomes the zero line.
+        Policy to draw the others against; its own line is zero.
     """
     values = 100 * ratios
     if baseline is not None:
         _require(ratios, baseline)
         values = values - values.sel(policy=baseline)
-        ax.axhline(0, color=policy_style(baseline)["color"], linewidth=1.8)
     for name in values.policy.values.tolist():
-        if name != baseline:
-            ax.plot(values.capacity, values.sel(policy=name), label=name, **policy_style(name))
+        ax.plot(values.capacity, values.sel(policy=name), label=name, **policy_style(name))
     named = str(ratios.attrs.get("long_name", "hit ratio"))
     ax.set_ylabel(f"{named} (%)" if baseline is None else f"{named} against {baseline} (pp)")
     capacity_axis(ax, None)

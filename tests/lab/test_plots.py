@@ -111,8 +111,9 @@ def test_lines_show_percent(ax, ratios: xr.DataArray) -> None:
 
 def test_lines_show_points_above_the_baseline(ax, ratios: xr.DataArray) -> None:
     policy_lines(ax, ratios, "lru")
-    (line,) = [line for line in ax.get_lines() if line.get_label() == "lfu"]
-    np.testing.assert_allclose(line.get_ydata(), [5, -2])
+    lines = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
+    np.testing.assert_allclose(lines["lfu"], [5, -2])
+    np.testing.assert_array_equal(lines["lru"], [0, 0])
     assert "pp" in ax.get_ylabel()
     with pytest.raises(ConfigError, match=r"'arc' was not replayed; choose from lru, lfu"):
         policy_lines(ax, ratios, "arc")
