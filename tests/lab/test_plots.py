@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynalab.cache import replay
@@ -50,6 +50,7 @@ def single_block_trace(ids: list[int]) -> Trace:
     return Trace.from_columns(np.arange(len(ids)), [4] * len(ids), [1] * len(ids), ids, block_tokens=4)
 
 
+@settings(deadline=None)  # the first example compiles
 @given(
     ACCESSES, st.integers(1, 5), st.sampled_from(["fifo", "lru", "lfu", "sieve", "s3fifo", "arc", "lirs", "wtinylfu"])
 )
@@ -68,6 +69,7 @@ def test_steps_tell_what_the_cache_holds(accesses: list[int], capacity: int, pol
         before = step.slots
 
 
+@settings(deadline=None)  # the first example compiles
 @given(ACCESSES, st.integers(1, 5), st.sampled_from(["lru", "belady"]))
 def test_steps_hit_as_often_as_the_replay(accesses: list[int], capacity: int, policy: str) -> None:
     steps = cache_steps(policy, accesses, capacity)
