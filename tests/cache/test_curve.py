@@ -146,7 +146,7 @@ def test_a_sample_is_its_rate_of_the_blocks(twin):
 
 @pytest.mark.parametrize("rate", [0, -0.1, 1.01, float("nan"), float("inf")])
 def test_bad_rates(twin, rate):
-    with pytest.raises(ConfigError, match="rate: .* fraction of blocks; give a value above 0 and up to 1"):
+    with pytest.raises(ConfigError, match=r"rate: .* fraction of blocks; give a value above 0 and up to 1"):
         sampled_curve(twin, rate)
 
 
