@@ -52,6 +52,7 @@ examples:
 _TRACE_EXAMPLES = """\
 examples:
   dynalab trace AzureLLMInferenceTrace_conv.csv
+  dynalab trace AzureLLMInferenceTrace_conv.csv --with-prefixes --write azure.jsonl
   dynalab trace profile_export.jsonl --write replay.jsonl
   dynalab trace --synthesize conversation --duration 1h --rate 3 --seed 7 --write twin.jsonl
 """
@@ -133,6 +134,11 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--duration", metavar="TIME", help="its length, as in 1h (default: the preset's own)")
     trace.add_argument("--rate", type=float, metavar="RATE", help="its requests/s (default: the preset's own)")
     trace.add_argument("--seed", type=int, default=None, metavar="N", help="its seed (default: 0)")
+    trace.add_argument(
+        "--with-prefixes",
+        action="store_true",
+        help="invent block ids for a trace that has none (chats, system prompts)",
+    )
     trace.add_argument("--write", metavar="OUT", help="write it as Mooncake JSONL, which AIPerf replays")
 
     command("policies", _policies, "list the eviction policies")
@@ -172,9 +178,12 @@ def _trace(arguments: argparse.Namespace) -> int:
             settings["duration"] = parse_duration(settings["duration"], field="duration")
         trace = synthesize(arguments.synthesize, **settings)
     else:
+        seed = settings.pop("seed", 0) if arguments.with_prefixes else 0
         if settings:
             raise ConfigError(f"--{next(iter(settings))}: only together with --synthesize PRESET")
         trace = read_trace(arguments.path, format=arguments.format)
+        if arguments.with_prefixes:
+            trace = trace.with_prefixes(seed=seed)
     _print_facts(trace.summary())
     if arguments.write is not None:
         trace.write(arguments.write)

@@ -15,6 +15,7 @@ import pytest
 
 import dynalab
 from dynalab import cli
+from dynalab.workload import read_trace
 
 ROOT = Path(dynalab.__file__).resolve().parents[1]
 TINY = """
@@ -169,6 +170,21 @@ def test_trace_summary_and_conversion(trace: Path, tmp_path: Path) -> None:
     facts = dict(re.split(r"\s{2,}", line) for line in done.stdout.splitlines())
     assert (facts["requests"], facts["blocks"], facts["block tokens"]) == ("5", "6", "512")
     assert run("trace", str(copy)).stdout.splitlines()[0] == done.stdout.splitlines()[0]
+
+
+def test_a_trace_without_block_ids_is_refused_with_the_way_out_which_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, ready = tmp_path / "azure.csv", tmp_path / "ready.jsonl"
+    rows = "".join(f"{t}.0,{700 + 40 * t},{30 + t}\n" for t in range(40))
+    plain.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + rows)
+    assert cli.main(["report", "--trace", str(plain), "--out", str(tmp_path / "reports")]) == 2
+    assert "--with-prefixes --write" in capsys.readouterr().err
+    assert not (tmp_path / "reports").exists()
+    assert cli.main(["trace", str(plain), "--with-prefixes", "--seed", "3", "--write", str(ready)]) == 0
+    again = read_trace(ready)
+    assert again.has_blocks
+    assert again.input_tokens.tolist() == [700 + 40 * t for t in range(40)]
 
 
 def test_trace_synthesis_repeats(tmp_path: Path) -> None:

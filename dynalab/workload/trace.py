@@ -148,7 +148,7 @@ class Trace:
         if self.block_tokens is None:
             raise TraceError(
                 f"{self.source} has no block ids; give it synthetic ones with trace.with_prefixes(...)"
-                " or read a trace that has hash_ids"
+                " (dynalab trace PATH --with-prefixes --write OUT.jsonl), or read a trace that has hash_ids"
             )
         return self.block_tokens
 
