@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument(
         "--with-prefixes",
         action="store_true",
-        help="invent block ids for a trace that has none (chats, system prompts)",
+        help="invent block ids (chats, system prompts) for a trace that has none",
     )
     trace.add_argument("--write", metavar="OUT", help="write it as Mooncake JSONL, which AIPerf replays")
 

@@ -63,7 +63,7 @@ def choose(candidates: xr.Dataset, target: float, budget: float) -> tuple[int, s
     points = front(candidates, WORTH_A_CHANGE)
     index = knee_index(cost[points], hit[points])
     # Where every dollar buys more than the one before, nothing lies above the straight line and there is no knee.
-    met = index > 0 or len(points) == 1
+    met = len(points) < 3 or 0 < index < len(points) - 1
     return points[index if met else -1], "the knee of hit ratio over cost", met
 
 
@@ -164,13 +164,17 @@ def best_policy(
     reason : str
     evidence : dict
         Hit ratio of the whole stack per deployable policy; the chosen policy, the best one of the registry and Belady's
-        bound on one cache as large as the largest tier, which no filter and no broken prefix holds back.
+        bound on one cache as large as the largest tier, which no filter and no broken prefix holds back. The latter are
+        left out where there is no tier.
     """
     names = _baseline_first(policy_names(policies))
     rows = evaluate(trace, model, hardware, [replace(stack, policy=name) for name in names])
     best = names[_better_policy(rows)]
     ratios = dict(zip(names, rows.hit_ratio.values.tolist(), strict=True))
     largest = max(stack.device, stack.host, stack.disk)
+    if not largest:
+        evidence: dict[str, Any] = {"deployable": dict.fromkeys(names, 0.0), "largest_tier_blocks": 0}
+        return replace(stack, policy=best), "no tier is recommended that would need one", evidence
     single = replay(trace, "all", [largest]).hit_ratio.isel(capacity=0)
     online = single.sel(policy=[name for name in POLICIES if not POLICIES[name].offline])
     top = str(online.policy.values[int(np.argmax(online.values))])

@@ -69,7 +69,8 @@ def break_even_tokens(model: ModelSpec, hardware: HardwareSpec, path: str) -> fl
     Examples
     --------
     >>> from dynalab.workload import hardware_spec, model_spec
-    >>> model, hardware = model_spec("llama-3-70b"), hardware_spec("h100-sxm")
+    >>> model = model_spec("llama-3-70b")
+    >>> hardware = hardware_spec("h100-sxm").fitted(model)
     >>> break_even_tokens(model, hardware, "host") < break_even_tokens(model, hardware, "disk")
     True
     """
