@@ -5,6 +5,7 @@ Every function draws on axes that the caller made, and returns nothing but what 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,11 @@ def caption(fig: Figure, trace: Trace, how: str = SIMULATED) -> None:
     how : str
         :data:`SIMULATED`, :data:`COUNTED`, or words of your own.
     """
-    source = trace.source if trace.source.startswith("synthetic") else Path(trace.source).name
-    fig.supxlabel(f"{how}. Trace: {source} ({len(trace):,} requests)", x=0.01, ha="left", fontsize=7, color=GREY)
+    made = "preset" in trace.attrs and "seed" in trace.attrs
+    source = f"synthetic {trace.attrs['preset']}, seed {trace.attrs['seed']}" if made else Path(trace.source).name
+    text = f"{how}. Trace: {source} ({len(trace):,} requests)"
+    # Wider than a figure, a line would widen it.
+    fig.supxlabel(textwrap.fill(text, 130), x=0.01, ha="left", fontsize=7, color=GREY)
 
 
 def capacity_axis(ax: Axes, block_tokens: int | None, label: str = "cache capacity") -> None:

@@ -27,7 +27,7 @@ from dynalab.lab.plots import (
     policy_lines,
 )
 from dynalab.lab.style import policy_style
-from dynalab.workload import Trace
+from dynalab.workload import Trace, synthesize
 
 ACCESSES = st.lists(st.integers(0, 7), min_size=1, max_size=60)
 
@@ -150,3 +150,8 @@ def test_captions_say_how_and_from_what(ax) -> None:
     trace = single_block_trace([1, 2, 1])
     caption(ax.figure, trace, COUNTED)
     assert ax.figure.get_supxlabel() == "Counted in the trace. Trace: memory (3 requests)"
+    caption(ax.figure, synthesize("conversation", duration=30, seed=3), "word " * 40)
+    lines = ax.figure.get_supxlabel().splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("word")
+    assert "Trace: synthetic conversation, seed 3 (" in lines[1]
