@@ -263,7 +263,8 @@ def next_gib(trace: Trace, model: ModelSpec, hardware: HardwareSpec, stack: Stac
         gib = steps[name] * block_bytes / _GIB
         # Adding 0.0 turns the -0.0 that rounding may leave into 0.0.
         gains[name] = {
-            "hit_ratio_per_gib": float(f"{float(run.total_hit_ratio - runs[0].total_hit_ratio) / gib:.3g}") + 0.0,
+            "hit_ratio_per_gib": float(f"{int(run.hits.sum() - runs[0].hits.sum()) / trace.n_accesses / gib:.3g}")
+            + 0.0,
             "ttft_saved_s_per_gib": float(f"{float(runs[0].ttft_mean - run.ttft_mean) / gib:.3g}") + 0.0,
         }
     return gains

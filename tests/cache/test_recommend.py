@@ -353,6 +353,14 @@ def test_next_gib_of_an_absent_tier_is_its_first_block(trace: Trace, model: Mode
     assert gains["device"]["hit_ratio_per_gib"] == pytest.approx(float(alone.total_hit_ratio) / (block / GIB), rel=5e-3)
 
 
+def test_next_gib_without_a_hit_more_is_zero(model: ModelSpec, machine: HardwareSpec) -> None:
+    # Hits move between tiers as the device grows, and 1/49 + 2/49 + ... rounds with the way they are split.
+    loop = small([list(range(7))] * 7, [56] * 7)
+    for device in range(8):
+        gain = next_gib(loop, model, machine, Stack(device, 7, 0))["device"]
+        assert gain["hit_ratio_per_gib"] == 0.0
+
+
 def test_next_gib_never_says_minus_zero(machine: HardwareSpec, model: ModelSpec) -> None:
     gains = next_gib(small([[0], [1]], [8, 8]), model, machine, Stack(1, 1, 1))
     values = [value for gain in gains.values() for value in gain.values()]
