@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -55,14 +54,10 @@ def tiny_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_help_and_version_are_quick() -> None:
-    run("--version")  # byte-compiles on a fresh checkout
-    begin = time.perf_counter()
+def test_help_and_version() -> None:
     done = run("--help")
-    seconds = time.perf_counter() - begin
     assert done.returncode == 0
     assert "examples:" in done.stdout
-    assert seconds < 0.5
     assert run("--version").stdout == f"dynalab {dynalab.__version__}\n"
 
 

@@ -87,13 +87,11 @@ def test_the_room_test_sees_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_importing_dynalab_is_cheap() -> None:
     heavy = ["numpy", "pandas", "xarray", "matplotlib", "numba", "pydantic", "papermill", "nbformat", "sklearn"]
     script = (
-        "import sys, time\nbegin = time.perf_counter()\nimport dynalab, dynalab.cli, dynalab.lab, dynalab.errors\n"
-        f"print(time.perf_counter() - begin, sorted(set({heavy}) & set(sys.modules)))"
+        "import sys\nimport dynalab, dynalab.cli, dynalab.lab, dynalab.errors\n"
+        f"print(sorted(set({heavy}) & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
-    seconds, loaded = done.stdout.split(maxsplit=1)
-    assert float(seconds) < 0.5
-    assert loaded.strip() == "[]"
+    assert done.stdout.strip() == "[]"
 
 
 def requirement(text: str) -> tuple[str, frozenset[str]]:

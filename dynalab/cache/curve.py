@@ -204,7 +204,12 @@ def knee(curve: xr.Dataset) -> int:
 
 
 def knee_index(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> int:
-    """Return the index of the point of (x, y) furthest above the straight line from the first to the last."""
+    """Return the index of the point of (x, y) furthest above the straight line from the first to the last.
+
+    The last point where none lies above it: returns that do not diminish have no knee, and less than all is a waste.
+    """
     if x.size < 3 or x[-1] == x[0] or y[-1] == y[0]:
         return x.size - 1
-    return int(np.argmax((y - y[0]) / (y[-1] - y[0]) - (x - x[0]) / (x[-1] - x[0])))
+    above = (y - y[0]) / (y[-1] - y[0]) - (x - x[0]) / (x[-1] - x[0])
+    highest = int(np.argmax(above))
+    return highest if above[highest] > 0 else x.size - 1

@@ -64,7 +64,6 @@ def test_no_reuse_needs_no_capacity() -> None:
     assert knee(lru_curve(trace)) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="knee_index returns the first point where no point lies above the straight line")
 def test_everything_reused_at_one_capacity() -> None:
     # A loop over 6 blocks: LRU finds nothing below 6 and everything from 6 on.
     trace = Trace.from_columns(range(10), [24] * 10, [1] * 10, list(range(6)) * 10, block_tokens=4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import pytest
@@ -308,9 +307,7 @@ def test_html_is_escaped(trace: Trace) -> None:
 def test_a_host_tier_that_only_feeds_the_filter_says_so(conversation: Trace) -> None:
     model = model_spec("llama-3-70b")
     limits = {"device": 40 * GIB, "host": 512 * GIB, "disk": 4 * 10**12}
-    begin = time.perf_counter()
     advice = recommend(conversation, model, device="40GiB", host="512GiB", disk="4TB")
-    assert time.perf_counter() - begin < 15
     check(advice, conversation, model, limits)
     assert advice.disk_filter == "frequency"
     assert advice.evidence["hit_ratio_by_tier"]["host"] < 0.001
