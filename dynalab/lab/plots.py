@@ -47,7 +47,7 @@ def caption(fig: Figure, trace: Trace, how: str = SIMULATED) -> None:
     source = f"synthetic {trace.attrs['preset']}, seed {trace.attrs['seed']}" if made else Path(trace.source).name
     text = f"{how}. Trace: {source} ({len(trace):,} requests)"
     # Wider than a figure, a line would widen it.
-    fig.supxlabel(textwrap.fill(text, 130), x=0.01, ha="left", fontsize=7, color=GREY)
+    fig.supxlabel(textwrap.fill(text, 150), x=0.01, ha="left", fontsize=7, color=GREY)
 
 
 def capacity_axis(ax: Axes, block_tokens: int | None, label: str = "cache capacity") -> None:
