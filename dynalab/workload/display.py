@@ -115,7 +115,9 @@ def to_html(trace: Trace, bins: int = 90) -> str:
         ]
     else:
         rows.append(("Blocks", "no block ids; trace.with_prefixes(...) gives synthetic ones"))
-    rows.append(("Source", f"{Path(trace.source).name} (sha256 {trace.sha256[:12]})"))
+    # A file is known by its name; a description such as "synthetic: ... requests/s" is no path.
+    source = trace.source if ": " in trace.source else Path(trace.source).name
+    rows.append(("Source", f"{source} (sha256 {trace.sha256[:12]})"))
     left = 'style="text-align: left; white-space: normal"'
     table = "".join(
         f"<tr><th {left}>{html.escape(name)}</th><td {left}>{html.escape(text)}</td></tr>" for name, text in rows
