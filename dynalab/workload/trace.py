@@ -333,7 +333,16 @@ class Trace:
     # ------------------------------------------------------------------ ways out
 
     def write(self, path: str | Path) -> Path:
-        """Write Mooncake JSONL: see :func:`dynalab.workload.writing.write_trace`."""
+        """Write Mooncake JSONL (``.gz`` too) for replay: see :func:`dynalab.workload.writing.write_trace`.
+
+        AIPerf 0.13 replays it at its own times, prefixes and lengths with ::
+
+            aiperf profile --input-file t.jsonl --custom-dataset-type mooncake_trace --fixed-schedule --streaming
+                --isl-block-size 512 --extra-inputs ignore_eos:true --random-seed 1 --model NAME --url HOST:PORT
+
+        where 512 is ``block_tokens`` (leave that flag out where there are no block ids); without ``ignore_eos``
+        outputs end when the model likes.
+        """
         from dynalab.workload.writing import write_trace
 
         return write_trace(self, path)

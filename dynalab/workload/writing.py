@@ -47,15 +47,22 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
     Raises
     ------
     TraceError
-        If the place cannot be written, or the trace lost its partial blocks (``full_blocks()``).
+        If the place cannot be written, a request generates no token (AIPerf refuses such a file, Dynamo's replay never
+        ends), or the trace lost its partial blocks (``full_blocks()``).
 
     Notes
     -----
     Reading the file gives an equal trace, except that arrivals which are no whole milliseconds may differ by a
     nanosecond or in the last bit. The format does not hold the block size: with other than 512 tokens, read it with
-    ``block_tokens=`` and give AIPerf ``--isl-block-size``.
+    ``block_tokens=`` and give AIPerf ``--isl-block-size``. Without that flag AIPerf refuses smaller blocks, and fills
+    prompts of larger ones with text that nothing shares.
+
+    AIPerf 0.13 makes the text of a block from its id, ``--random-seed`` and the file's contents: prompts of two files
+    share nothing, even where one is the head of the other. Every block begins with the tokenizer's first special token,
+    so that blocks of a single token are all alike.
     """
     place = Path(path).expanduser()
+    _require_output(trace)
     ids = None
     if trace.has_blocks:
         require_partial_blocks(trace, "write")
@@ -75,6 +82,15 @@ def write_trace(trace: Trace, path: str | Path) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return place
+
+
+def _require_output(trace: Trace) -> None:
+    silent = np.flatnonzero(trace.output_tokens < 1)
+    if silent.size:
+        raise TraceError(
+            f"cannot write a trace for replay in which {silent.size:,} of {len(trace):,} requests generate no token"
+            f" (the first is request {silent[0]}): keep the others with trace.filter(trace.output_tokens > 0)"
+        )
 
 
 def _write_rows(trace: Trace, ids: npt.NDArray[np.int32] | None, out: IO[bytes]) -> None:

@@ -68,6 +68,18 @@ def test_a_short_appearance_of_a_block_gets_an_id_of_its_own(tmp_path):
     assert rows_of(again) == [[0, 1], [0, 2], [0, 2], [0, 1]]
 
 
+def test_requests_without_output_are_refused(tmp_path):
+    trace = Trace.from_columns([0, 1, 2, 3], [5, 6, 7, 8], [1, 0, 2, 0])
+    wanted = (
+        r"2 of 4 requests generate no token \(the first is request 1\): keep .* trace.filter\(trace.output_tokens > 0\)"
+    )
+    with pytest.raises(TraceError, match=wanted):
+        trace.write(tmp_path / "t.jsonl")
+    assert not list(tmp_path.iterdir())
+    kept = trace.filter(trace.output_tokens > 0)
+    assert read_trace(kept.write(tmp_path / "t.jsonl")).input_tokens.tolist() == [5, 7]
+
+
 def test_equal_traces_give_equal_files(tmp_path):
     trace = Trace.from_columns([0, 1.5], [600, 500], [10, 20], [7, 8, 7], block_tokens=512)
     first = trace.write(tmp_path / "a.jsonl.gz").read_bytes()

@@ -31,7 +31,7 @@ def prefix_traces(draw: st.DrawFn, sizes: tuple[int, ...] = (4, 8, 12)) -> Trace
         own = draw(st.integers(0 if shared else 1, 4 * size))
         prompts.append(shared * size + own)
         rows.append((rows[other][:shared] if shared else []) + [next(fresh) for _ in range(-(-own // size))])
-    outputs = draw(st.lists(st.integers(0, 99), min_size=n, max_size=n))
+    outputs = draw(st.lists(st.integers(1, 99), min_size=n, max_size=n))
     ids = [block * 7919 for row in rows for block in row]
     return Trace.from_columns(_arrivals(draw, n), prompts, outputs, ids, block_tokens=size)
 
@@ -43,7 +43,7 @@ def any_traces(draw: st.DrawFn) -> Trace:
     prompts = draw(st.lists(st.integers(1, 30), min_size=1, max_size=12))
     counts = [-(-prompt // size) for prompt in prompts]
     ids = draw(st.lists(st.integers(-3, 9), min_size=sum(counts), max_size=sum(counts)))
-    outputs = draw(st.lists(st.integers(0, 99), min_size=len(prompts), max_size=len(prompts)))
+    outputs = draw(st.lists(st.integers(1, 99), min_size=len(prompts), max_size=len(prompts)))
     return Trace.from_columns(_arrivals(draw, len(prompts)), prompts, outputs, ids, block_tokens=size)
 
 
