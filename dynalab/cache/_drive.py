@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from dynalab.kv.keyed import keyed
 from dynalab.kv.policies._layout import ACCESS, NEXT_USE, WAS_HIT
 from dynalab.kv.policies._registry import STEP_TYPE
 
@@ -23,6 +24,7 @@ jit = numba.njit(cache=True, nogil=True, error_model="numpy")
     error_model="numpy",
     _nrt=False,
 )
+@keyed
 def drive(step, f, s, t, ids, next_use, hit):
     """Run every access of a trace through one cache.
 
@@ -82,6 +84,31 @@ def count_hits(hit, offsets, full):
             else:
                 unbroken = False
     return hits, prefix, full_hits
+
+
+@jit
+def served_tokens(level, offsets, lengths, n_tiers):
+    """Sum the tokens that each tier served to each request.
+
+    Parameters
+    ----------
+    level : int8, shape (n_accesses,)
+        Tier that served each access; `n_tiers` where none did.
+    offsets : int64, shape (n_requests + 1,)
+    lengths : int32, shape (n_accesses,)
+        Tokens that each access covers.
+    n_tiers : int
+
+    Returns
+    -------
+    int64, shape (n_requests, n_tiers)
+    """
+    tokens = np.zeros((offsets.size - 1, n_tiers), np.int64)
+    for r in range(offsets.size - 1):
+        for i in range(offsets[r], offsets[r + 1]):
+            if level[i] < n_tiers:
+                tokens[r, level[i]] += lengths[i]
+    return tokens
 
 
 @jit

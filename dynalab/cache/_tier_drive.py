@@ -12,6 +12,7 @@ import warnings
 import numba
 
 from dynalab.kv.admission import admit, begin_request, observe
+from dynalab.kv.keyed import keyed
 from dynalab.kv.policies._layout import ACCESS, HIT, REMOVE, STATE
 from dynalab.kv.policies._registry import STEP_TYPE
 
@@ -294,4 +295,4 @@ def _drive_tiers(
 with warnings.catch_warnings():
     # Functions as values are an experimental feature of Numba, and it says so once per compilation.
     warnings.simplefilter("ignore", numba.NumbaExperimentalFeatureWarning)
-    drive_tiers = numba.njit(_SIGNATURE, cache=True, nogil=True, error_model="numpy", _nrt=False)(_drive_tiers)
+    drive_tiers = numba.njit(_SIGNATURE, cache=True, nogil=True, error_model="numpy", _nrt=False)(keyed(_drive_tiers))

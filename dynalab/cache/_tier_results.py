@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dynalab.cache._tier_drive import COMPUTED, EDGES, EVICTED, INSERTED, REJECTED
+from dynalab.cache._drive import served_tokens
+from dynalab.cache._tier_drive import COMPUTED, EDGES, EVICTED, INSERTED, REJECTED, REMOVED
 from dynalab.cache.accesses import Accesses
 from dynalab.cache.stack import TIERS, TierRun
 from dynalab.cache.ttft import break_even_tokens, recompute_seconds, ttft_seconds
@@ -16,15 +17,6 @@ from dynalab.workload import HardwareSpec, ModelSpec
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-def reused_tokens(accesses: Accesses, level: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
-    """Return the tokens of each request that each tier served, shape (n_requests, 3)."""
-    n = accesses.offsets.size - 1
-    request = np.repeat(np.arange(n), np.diff(accesses.offsets))
-    lengths = accesses.trace.block_lengths()
-    served = np.bincount(request * (COMPUTED + 1) + level, weights=lengths, minlength=n * (COMPUTED + 1))
-    return served.reshape(n, COMPUTED + 1)[:, :COMPUTED].astype(np.int64)
 
 
 def tier_dataset(
@@ -41,7 +33,7 @@ def tier_dataset(
     trace = accesses.trace
     total = max(accesses.ids.size, 1)
     hits = np.bincount(run.level, minlength=COMPUTED + 1)[:COMPUTED]
-    tokens = reused_tokens(accesses, run.level)
+    tokens = served_tokens(run.level, accesses.offsets, trace.block_lengths(), COMPUTED)
     inputs = trace.input_tokens.astype(np.int64)
 
     def over_tier(values: npt.ArrayLike, units: str, name: str) -> tuple[Any, ...]:
@@ -61,6 +53,7 @@ def tier_dataset(
         "reused_tokens": over_tier(tokens.sum(axis=0), "tokens", "tokens served"),
         "insertions": over_tier(run.events[:, INSERTED], "blocks", "insertions"),
         "evictions": over_tier(run.events[:, EVICTED], "blocks", "evictions"),
+        "removals": over_tier(run.events[:, REMOVED], "blocks", "blocks that moved up and left the tier"),
         "rejections": over_tier(run.events[:, REJECTED], "blocks", "blocks refused by the filter"),
         "resident": over_tier(run.resident, "blocks", "blocks held at the end"),
         "moved_blocks": over_edge(run.traffic.sum(axis=0), "blocks", "blocks moved"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _GROUPS = 8
+_LEAST_SAMPLED = 30  # sampled blocks below which the estimate is biased
 
 
 def lru_curve(
@@ -53,9 +54,10 @@ def lru_curve(
     accesses = Accesses.of(trace, blocks=blocks, order=order)
     histogram = distance_histogram(accesses.ids, accesses.n_blocks)
     hits = np.cumsum(histogram[1:])
-    ratio = hits / max(accesses.ids.size, 1)
+    # Entry 0 is no cache at all; it is also all there is where no prompt fills a block.
+    ratio = np.concatenate([[0.0], hits / max(accesses.ids.size, 1)])
     sizes = np.arange(1, accesses.n_blocks + 1) if capacities is None else check_capacities(capacities)
-    values = ratio[np.minimum(sizes, accesses.n_blocks) - 1]
+    values = ratio[np.minimum(sizes, accesses.n_blocks)]
     attrs = trace_attrs(trace) | {"blocks": blocks, "order": order, "infinite_hit_ratio": float(ratio[-1])}
     return _curve_dataset(sizes, values, attrs | {"method": "exact: LRU stack distances"})
 
@@ -81,12 +83,17 @@ def sampled_curve(
         Fraction of blocks that are sampled, in (0, 1].
     seed : int
     capacities : int or sequence of int, optional
-        In blocks; by default 200 capacities, evenly spaced on a logarithmic axis.
+        In blocks; by default 200 capacities from ``30 / rate`` upward, evenly spaced on a logarithmic axis.
 
     Returns
     -------
     xarray.Dataset
         ``hit_ratio(capacity)`` and ``standard_error(capacity)``.
+
+    Notes
+    -----
+    Below about 30 sampled blocks (a capacity under ``30 / rate``) the estimate is biased upward beyond its error. The
+    error is that of chance among blocks; at a cliff (a loop over just as many blocks as fit) the true one is larger.
 
     References
     ----------
@@ -115,7 +122,7 @@ def sampled_curve(
     dense = pd.factorize(kept)[0].astype(np.int32)
     largest = int(np.ceil((int(dense.max()) + 1) / rate))
     sizes = (
-        np.unique(np.geomspace(1, largest, 200).round().astype(np.int64))
+        np.unique(np.geomspace(min(np.ceil(_LEAST_SAMPLED / rate), largest), largest, 200).round().astype(np.int64))
         if capacities is None
         else check_capacities(capacities)
     )
@@ -146,7 +153,8 @@ def _sample(
     salt = np.random.default_rng(seed).integers(0, 2**63, dtype=np.uint64)
     kept, groups, total = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
     for chunk in chunks:
-        ids = np.asarray(chunk, np.int64)
+        raw = np.asarray(chunk)
+        ids = raw.view(np.int64) if raw.dtype == np.uint64 else raw.astype(np.int64)
         z = ids.astype(np.uint64) ^ salt
         z = (z ^ (z >> np.uint64(30))) * _MIX[0]
         z = (z ^ (z >> np.uint64(27))) * _MIX[1]

@@ -29,6 +29,8 @@ DEFINITIONS = {
     "token_hit_ratio": "tokens in the reusable prefix / input tokens",
     "request_hit_ratio": "mean over requests of (tokens in the reusable prefix / input tokens of the request)",
 }
+#: The largest capacity: block ids are int32.
+MAX_BLOCKS = 2**31 - 1
 _GROUPS = {"classic": CLASSIC, "kv": KV_SPECIFIC, "all": tuple(POLICIES)}
 
 
@@ -63,7 +65,9 @@ def check_capacities(capacities: int | Iterable[int]) -> npt.NDArray[np.int64]:
     if values.dtype.kind not in "iu" and not (values.dtype.kind == "f" and np.all(values == np.round(values))):
         raise ConfigError(f"capacities: {values.tolist()} are not whole numbers of blocks")
     if values.min() < 1:
-        raise ConfigError(f"capacities: {int(values.min())} blocks cannot hold anything; give at least 1")
+        raise ConfigError(f"capacities: {values.min():g} blocks cannot hold anything; give at least 1")
+    if values.max() > MAX_BLOCKS:
+        raise ConfigError(f"capacities: {values.max()} blocks; give at most {MAX_BLOCKS:,}")
     return np.unique(values.astype(np.int64))
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dynalab.cache._tier_drive import COMPUTED, EDGES, EVICTED, INSERTED, N_EVENTS, REMOVED, drive_tiers
 from dynalab.cache.accesses import Accesses
+from dynalab.cache.replay import MAX_BLOCKS
 from dynalab.errors import ConfigError
 from dynalab.kv.admission import AdmissionState
 from dynalab.kv.policies import PolicyState, get_policy
@@ -60,9 +61,12 @@ class Tier:
                 raise ConfigError(
                     f"{self.name}: {self.capacity!r} is a size in bytes; give model=... to turn it into blocks"
                 )
-            return parse_size(self.capacity, field=self.name) // block_bytes
-        if self.capacity < 0:
-            raise ConfigError(f"{self.name}: {self.capacity} blocks; give 0 (no such tier) or more")
+            return min(parse_size(self.capacity, field=self.name) // block_bytes, MAX_BLOCKS)
+        if not _is_whole(self.capacity) or not 0 <= self.capacity <= MAX_BLOCKS:
+            raise ConfigError(
+                f"{self.name}: {self.capacity!r} blocks; give 0 (no such tier) or more, a whole number up to "
+                f"{MAX_BLOCKS:,}, or a size such as '512GiB'"
+            )
         return int(self.capacity)
 
 
@@ -91,13 +95,20 @@ class TierRun:
     resident: npt.NDArray[np.int64]
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def check_stack(tiers: Mapping[str, int | str] | Sequence[Tier], mode: str, admit_after: int) -> tuple[Tier, ...]:
     """Return the three tiers of a stack from the top, absent ones with capacity 0, filters filled in."""
     if mode not in MODES:
         raise ConfigError(f"mode: {mode!r} does not exist; choose from {', '.join(MODES)}")
-    if admit_after < 1:
-        raise ConfigError(f"admit_after: {admit_after} uses; give at least 1")
+    if not _is_whole(admit_after) or admit_after < 1:
+        raise ConfigError(f"admit_after: {admit_after!r} uses; give at least 1, a whole number")
     given = [Tier(name, capacity) for name, capacity in tiers.items()] if isinstance(tiers, Mapping) else list(tiers)
+    strangers = [tier for tier in given if not isinstance(tier, Tier)]
+    if strangers:
+        raise ConfigError(f"tiers: {strangers[0]!r} is no Tier; give {{'device': 2000, ...}} or a list of Tier(...)")
     by_name: dict[str, Tier] = {}
     for tier in given:
         if tier.name not in TIERS:
@@ -106,6 +117,8 @@ def check_stack(tiers: Mapping[str, int | str] | Sequence[Tier], mode: str, admi
             raise ConfigError(f"tiers: {tier.name!r} is given twice")
         if get_policy(tier.policy).offline:
             raise ConfigError(f"{tier.name}: policy {tier.policy!r} needs the future and cannot run in a tier stack")
+        if tier.name == "device" and tier.capacity != 0 and tier.admission not in (None, "all"):
+            raise ConfigError(f"device: admission {tier.admission!r}; the device takes every block that is computed")
         if tier.admission is None:
             selective = mode == "selective" and tier.name != "device"
             frequency = admit_after if selective else tier.min_frequency
@@ -125,7 +138,10 @@ def run_stack(
     """Drive the stack with metadata alone; see :func:`replay_tiers` for the parameters."""
     n = accesses.n_blocks
     blocks = np.array([tier.blocks(block_bytes) for tier in stack], np.int64)
-    ranks = np.zeros(n, np.int64) if priority is None else np.asarray(priority, np.int64)
+    ranks = np.zeros(n, np.int64) if priority is None else np.asarray(priority)
+    if ranks.dtype.kind not in "iu":
+        raise ConfigError(f"priority: values of type {ranks.dtype}; give whole numbers from 0 to 100")
+    ranks = ranks.astype(np.int64)
     if ranks.shape != (n,):
         raise ConfigError(f"priority: {ranks.size} values for {n} blocks; give one per block")
     needs = {need for tier in stack for need in get_policy(tier.policy).needs}

@@ -27,6 +27,7 @@ from dynalab.workload import HardwareSpec, ModelSpec, Trace, hardware_spec, mode
 if TYPE_CHECKING:
     import xarray as xr
 
+_MAX_WINDOWS = 1_000_000
 _MATCHES = {"prefix": "blocks beyond the first one missed are computed", "any": "every block found is used"}
 _TOUCHES = {"served": "only the tier that serves a block sees the use", "all": "every tier that holds it does"}
 _DISK_PATHS = {"staged": "through host memory", "direct": "around the host, device to disk"}
@@ -66,8 +67,9 @@ def replay_tiers(
     touch : {"served", "all"}
         Which tiers see the use of a block that several hold. KVBM's lower tiers do not see device hits.
     interleaved : bool
-        False looks up all blocks of a request before anything moves, as a block manager does; True treats every block
-        as a request of its own, as the definitions of single-cache hit ratios do.
+        False looks up all blocks of a request before anything moves, as a block manager does; True looks up, touches
+        and moves block by block, as the definitions of single-cache hit ratios do. A prefix still ends where the
+        request's first block is missed.
     disk_path : {"staged", "direct"}, optional
         Through host memory, or around it. By default as `hardware` says.
     priority : array_like of int, shape (n_blocks,), optional
@@ -113,6 +115,8 @@ def replay_tiers(
             raise ConfigError(f"{field}: {value!r} does not exist; choose from {', '.join(choices)}")
     if not window > 0:
         raise ConfigError(f"window: {window} s is not a positive time")
+    if window == float("inf") or trace.duration / window > _MAX_WINDOWS:
+        raise ConfigError(f"window: {window} s; give a time that splits the trace into at most {_MAX_WINDOWS:,} parts")
     accesses = Accesses.of(trace)
     block_bytes = None if spec is None else spec.block_bytes(int(trace.block_tokens or 0))
     switch = np.zeros(N_SWITCHES, np.bool_)
@@ -124,6 +128,7 @@ def replay_tiers(
     switch[AROUND_HOST] = path == "direct"
     run = run_stack(accesses, stack, switch, block_bytes, priority, window)
 
+    held = [tier for tier, blocks in zip(stack, run.blocks, strict=True) if blocks]
     attrs = trace_attrs(trace) | {
         "mode": mode,
         "match": match,
@@ -131,7 +136,7 @@ def replay_tiers(
         "interleaved": int(interleaved),
         "disk_path": path,
         "window_s": float(window),
-        "policies": ", ".join(tier.policy for tier in stack),
-        "admissions": ", ".join(str(tier.admission) for tier in stack),
+        "policies": ", ".join(f"{tier.name}: {tier.policy}" for tier in held),
+        "admissions": ", ".join(f"{tier.name}: {tier.admission}" for tier in held),
     }
     return tier_dataset(accesses, run, spec, machine, window, per_request).assign_attrs(attrs)

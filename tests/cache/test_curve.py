@@ -41,7 +41,6 @@ def test_equals_lru_replay_at_every_capacity(trace, blocks, order):
     assert (curve.hit_ratio.diff("capacity") >= 0).all()
 
 
-@pytest.mark.xfail(strict=True, reason="lru_curve indexes an empty array")
 def test_prompts_shorter_than_a_block_have_no_full_blocks():
     trace = Trace.from_columns([0.0, 1.0], [5, 5], [1, 1], [1, 1], block_tokens=8)
     assert replay(trace, "lru", 10, blocks="full").hit_ratio.item() == 0

@@ -73,13 +73,11 @@ def test_bad_tiers(trace, tiers, message):
     refused(trace, message, tiers, model="llama-3-8b")
 
 
-@pytest.mark.xfail(strict=True, reason="Tier.blocks takes the integer part, or fails with Python's own error")
 @pytest.mark.parametrize("capacity", [2.5, float("nan"), 1e30, 2**70, None], ids=str)
 def test_capacities_that_are_no_block_counts(trace, capacity):
     refused(trace, "host: .*blocks", {"host": capacity})
 
 
-@pytest.mark.xfail(strict=True, reason="not checked")
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [

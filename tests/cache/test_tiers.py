@@ -38,12 +38,14 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
     mode = draw(st.sampled_from(list(MODES)))
     tiers = []
     for name, largest in zip(TIERS, (6, 10, 20), strict=True):
+        # The device takes every block that is computed: it has no filter.
+        filters = [None, "all"] + ([] if name == "device" else ["presence", "after", "frequency", "priority"])
         tiers.append(
             Tier(
                 name,
                 draw(st.integers(0, largest)),
                 policy=draw(st.sampled_from(["lru", "lru", *ONLINE])),
-                admission=draw(st.sampled_from([None, "all", "presence", "after", "frequency", "priority"])),
+                admission=draw(st.sampled_from(filters)),
                 min_frequency=draw(st.integers(1, 4)),
                 flush_interval=draw(st.sampled_from([5.0, 600.0])),
                 max_entries=draw(st.sampled_from([3, 1_000])),

@@ -18,18 +18,16 @@ and registers them with :func:`register`. The size of the cache and the state of
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 
+from dynalab.kv.keyed import sources_digest
 from dynalab.kv.policies import _layout
 from dynalab.kv.policies._layout import ACCESS, CAPACITY, EVICT, HIT, INSERT, NO_VICTIM, SIZE, STATE, WAS_HIT, jit
 
@@ -130,21 +128,14 @@ def _step(op, f, s, t, x):
     return NO_VICTIM
 
 
-@functools.cache
-def _sources_digest() -> str:
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
 def _compile_step(name: str, functions: dict[str, Callable[..., Any]], filename: str, module: str) -> Any:
     """Compile ``_step`` with one policy's functions in place of the names hit, evict, insert and remove.
 
     Numba keeps compiled code on disk only for plain functions of a file, neither for closures nor for functions passed
-    as arguments. So the step's code object is given the policy's own file and globals, and a name with the digest of
-    every file of this folder: the next process finds it again, and a change of any shared helper compiles it anew
-    (Numba itself watches only the file of the function).
+    as arguments. So the step's code object is given the policy's own file and globals, and a name that is keyed by the
+    sources (see :mod:`dynalab.kv.keyed`): the next process finds it again.
     """
-    qualified = f"step_{name}_{_sources_digest()}"
+    qualified = f"step_{name}_{sources_digest()}"
     code = _step.__code__.replace(co_filename=filename, co_name=qualified, co_qualname=qualified)
     scope = {**vars(_layout), **functions, "__name__": module, "__builtins__": __builtins__}
     function = types.FunctionType(code, scope, qualified)

@@ -18,7 +18,9 @@ _AGE_FACTOR = 10  # the sketch is halved when it holds this many increments per 
 
 
 def _table(capacity: int, n_blocks: int) -> int:
-    return 16 * max(1, capacity // 4)  # words of sixteen 4-bit counters, one counter per entry here
+    # Words of sixteen 4-bit counters, one counter per entry here. A cache larger than the trace never evicts, so that
+    # its sketch need not grow with it.
+    return 16 * max(1, min(capacity, n_blocks) // 4)
 
 
 @jit

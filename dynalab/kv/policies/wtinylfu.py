@@ -42,7 +42,8 @@ def _main_size(capacity: int) -> int:
 
 
 def _table(capacity: int, n_blocks: int) -> int:
-    return max(2 * _HASHES, math.ceil(_COUNTERS_PER_BLOCK * _main_size(capacity)))
+    # A cache larger than the trace never asks its sketch, which then need not grow with it.
+    return max(2 * _HASHES, math.ceil(_COUNTERS_PER_BLOCK * _main_size(min(capacity, max(n_blocks, 1)))))
 
 
 def init(f, s, t):

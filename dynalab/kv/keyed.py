@@ -1,0 +1,27 @@
+"""Make Numba's disk cache notice a change in *any* source that a compiled function was built from.
+
+Numba keeps machine code under a function's name and file, and watches that file only. What is inlined from elsewhere (a
+policy's helpers, an admission filter, the column numbers of the arrays) would go stale. Every driver and every step
+therefore carries a digest of this room's sources in its name.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+@functools.cache
+def sources_digest() -> str:
+    """Return 12 hex digits that change with any source file of ``dynalab.kv``."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def keyed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Put the digest into the name of a function that is about to be compiled with ``cache=True``."""
+    function.__qualname__ = f"{function.__qualname__}_{sources_digest()}"
+    return function
