@@ -1,4 +1,4 @@
-"""Fixtures for everyone: the public data sets, where they lie beside the repository."""
+"""Fixtures for everyone: the public data sets, where they lie beside the repository; and how hypothesis searches."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from dynalab.workload import Trace
+
+
+# A developer's run searches on and finds new cases; CI repeats one search, so that a failure is the change's. No deadline
+# per example: machines are shared, and the first call of a kernel compiles it.
+settings.register_profile("search", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "search")
 
 
 @pytest.fixture(scope="session")
