@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from dynalab.workload import Trace
 
 
-# A developer's run searches on and finds new cases; CI repeats one search, so that a failure is the change's. No deadline
-# per example: machines are shared, and the first call of a kernel compiles it.
+# A developer's run searches on and finds new cases; CI repeats one search, so that a failure is the change's.
+# No deadline per example: machines are shared, and the first call of a kernel compiles it.
 settings.register_profile("search", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "search")
