@@ -20,6 +20,8 @@ __all__ = ["Report", "ReportParameters", "build_report", "run_to_folder"]
 
 #: What the notebook itself must leave in its ``output_dir``.
 _MADE_BY_NOTEBOOK = ("results.nc", "recommendation.yaml")
+#: What a rename onto a folder that is there already answers.
+_TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
 #: Parameters for which 0 means "not asked for": not worth a line on the page.
 _OFF_WHEN_ZERO = ("block_tokens", "target_hit_ratio", "budget", "duration_s", "rate")
 #: Attempts to put the new folder into place while another run of the same parameters does the same.
@@ -179,16 +181,20 @@ def _swap_in(draft: Path, folder: Path) -> None:
             try:
                 os.rename(draft, folder)
             except OSError as error:
-                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                if error.errno not in _TAKEN:
                     raise
                 # Another run of the same parameters came between; take its (equal) folder away next time round.
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 return
         raise ReportError(f"{folder} is being replaced by other runs; wait for them to end")
+    except BaseException:
+        # Not looked up before: between a look and the rename another run may have put its own folder there.
+        try:
+            os.rename(old, folder)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, *_TAKEN}:
+                raise
+        raise
     finally:
-        if old.exists():
-            if folder.exists():
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.rename(old, folder)
+        shutil.rmtree(old, ignore_errors=True)
