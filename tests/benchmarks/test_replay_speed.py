@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from libcachesim_peer import THEIRS, their_hit_ratio, write_oracle
 
 from dynalab.cache import Tier, lru_curve, replay_tiers
 from dynalab.cache._distances import distance_histogram
@@ -34,22 +35,6 @@ from dynalab.cache.stack import check_stack, run_stack
 from dynalab.kv.policies import PolicyState
 from dynalab.workload.dense import densify
 
-libcachesim = pytest.importorskip("libcachesim", reason="libcachesim comes with the extra 'test'")
-
-THEIRS = {
-    "fifo": libcachesim.FIFO,
-    "lru": libcachesim.LRU,
-    "lfu": libcachesim.LFU,
-    "clock": libcachesim.Clock,
-    "sieve": libcachesim.Sieve,
-    "s3fifo": libcachesim.S3FIFO,
-    "arc": libcachesim.ARC,
-    "2q": libcachesim.TwoQ,
-    "slru": libcachesim.SLRU,
-    "wtinylfu": libcachesim.WTinyLFU,
-    "lirs": libcachesim.LIRS,
-    "belady": libcachesim.Belady,
-}
 LRU_BAR, POLICY_BAR, CURVE_BAR, TIER_BAR = 8.0, 4.0, 1.0, 10e6
 ROUNDS = 7
 NONE = np.empty(0, np.int32)
@@ -84,31 +69,14 @@ def hashes(raw) -> np.ndarray:
     return ((raw.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)).view(np.int64)
 
 
-def write_oracle(ids: np.ndarray, conversation, path: Path) -> Path:
-    records = np.zeros(ids.size, [("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i8")])
-    records["time"], records["id"], records["size"] = np.arange(ids.size), ids.astype(np.uint64), 1
-    records["next"] = previous_and_next(conversation.block_ids, conversation.n_blocks)[1]
-    records.tofile(path)
-    return path
+@pytest.fixture(scope="module")
+def oracle(raw, tmp_path_factory) -> Path:
+    return write_oracle(raw + 1, tmp_path_factory.mktemp("oracle") / "conversation.bin")
 
 
 @pytest.fixture(scope="module")
-def oracle(conversation, raw, tmp_path_factory) -> Path:
-    return write_oracle(raw + 1, conversation, tmp_path_factory.mktemp("oracle") / "conversation.bin")
-
-
-@pytest.fixture(scope="module")
-def hashed_oracle(conversation, hashes, tmp_path_factory) -> Path:
-    return write_oracle(hashes, conversation, tmp_path_factory.mktemp("oracle") / "hashes.bin")
-
-
-def their_replay(name: str, capacity: int, path: Path) -> float:
-    reader = libcachesim.TraceReader(
-        trace=str(path),
-        trace_type=libcachesim.TraceType.ORACLE_GENERAL_TRACE,
-        reader_init_params=libcachesim.ReaderInitParam(ignore_obj_size=True),
-    )
-    return 1.0 - THEIRS[name](capacity).process_trace(reader)[0]
+def hashed_oracle(hashes, tmp_path_factory) -> Path:
+    return write_oracle(hashes, tmp_path_factory.mktemp("oracle") / "hashes.bin")
 
 
 def factorize(raw: np.ndarray) -> tuple[np.ndarray, int]:
@@ -138,9 +106,9 @@ def report(benchmark, label: str, ours: float, theirs: float, accesses: int) -> 
 @pytest.mark.parametrize("capacity", [10_000, 30_000])
 @pytest.mark.parametrize("name", THEIRS)
 def test_replay_beside_libcachesim(benchmark, raw, oracle, name, capacity):
-    assert our_replay(name, capacity, raw) == pytest.approx(their_replay(name, capacity, oracle), abs=1e-3)
+    assert our_replay(name, capacity, raw) == pytest.approx(their_hit_ratio(name, capacity, oracle), abs=1e-3)
     ours, theirs = in_turns(
-        benchmark, lambda: our_replay(name, capacity, raw), lambda: their_replay(name, capacity, oracle)
+        benchmark, lambda: our_replay(name, capacity, raw), lambda: their_hit_ratio(name, capacity, oracle)
     )
     ratio = report(benchmark, f"{name} at {capacity:,} blocks", ours, theirs, raw.size)
     assert ratio >= (LRU_BAR if name == "lru" else POLICY_BAR)
@@ -148,16 +116,16 @@ def test_replay_beside_libcachesim(benchmark, raw, oracle, name, capacity):
 
 def test_lru_with_the_ids_made_dense_as_the_reader_does(benchmark, raw, oracle):
     times = in_turns(
-        benchmark, lambda: our_replay("lru", 10_000, raw, densify), lambda: their_replay("lru", 10_000, oracle)
+        benchmark, lambda: our_replay("lru", 10_000, raw, densify), lambda: their_hit_ratio("lru", 10_000, oracle)
     )
     assert report(benchmark, "lru, densify", *times, raw.size) >= LRU_BAR
 
 
 def test_lru_of_hashes(benchmark, hashes, hashed_oracle):
     """Hashes take three quarters of our time to become dense and cost libcachesim little: our least favourable case."""
-    assert our_replay("lru", 10_000, hashes) == pytest.approx(their_replay("lru", 10_000, hashed_oracle), abs=1e-6)
+    assert our_replay("lru", 10_000, hashes) == pytest.approx(their_hit_ratio("lru", 10_000, hashed_oracle), abs=1e-6)
     times = in_turns(
-        benchmark, lambda: our_replay("lru", 10_000, hashes), lambda: their_replay("lru", 10_000, hashed_oracle)
+        benchmark, lambda: our_replay("lru", 10_000, hashes), lambda: their_hit_ratio("lru", 10_000, hashed_oracle)
     )
     assert report(benchmark, "lru of 64-bit hashes", *times, hashes.size) >= POLICY_BAR
 
@@ -169,7 +137,7 @@ def test_whole_curve_beside_two_capacities(benchmark, raw, oracle):
         return np.cumsum(distance_histogram(*factorize(raw))[1:]) / raw.size
 
     def theirs() -> list[float]:
-        return [their_replay("lru", capacity, oracle) for capacity in (10_000, 30_000)]
+        return [their_hit_ratio("lru", capacity, oracle) for capacity in (10_000, 30_000)]
 
     assert ours()[[9_999, 29_999]] == pytest.approx(theirs(), abs=1e-6)
     ratio = report(benchmark, "exact curve, two runs", *in_turns(benchmark, ours, theirs), raw.size)
@@ -179,7 +147,9 @@ def test_whole_curve_beside_two_capacities(benchmark, raw, oracle):
 def test_whole_curve_through_the_front_door(benchmark, conversation, oracle):
     """The same by ``lru_curve``, which labels the result."""
     times = in_turns(
-        benchmark, lambda: lru_curve(conversation), lambda: [their_replay("lru", c, oracle) for c in (10_000, 30_000)]
+        benchmark,
+        lambda: lru_curve(conversation),
+        lambda: [their_hit_ratio("lru", c, oracle) for c in (10_000, 30_000)],
     )
     assert report(benchmark, "lru_curve, two runs", *times, conversation.n_accesses) >= CURVE_BAR
 

@@ -18,24 +18,9 @@ from dynalab.cache._advice import (
 )
 from dynalab.cache.sizing import Stack, evaluate, stack_at
 from dynalab.kv.policies import POLICIES
-from dynalab.workload import HardwareSpec, ModelSpec, Trace, hardware_spec, model_spec, synthesize
+from dynalab.workload import HardwareSpec, ModelSpec, Trace
 
 GIB = 2**30
-
-
-@pytest.fixture(scope="module")
-def trace() -> Trace:
-    return synthesize("conversation", duration=120, seed=1)
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelSpec:
-    return model_spec("llama-3-8b")
-
-
-@pytest.fixture(scope="module")
-def machine() -> HardwareSpec:
-    return hardware_spec("h100-sxm")
 
 
 @pytest.mark.parametrize("stack", [Stack(50, 0, 0), Stack(30, 200, 0), Stack(30, 100, 600, disk_filter="frequency")])

@@ -19,25 +19,10 @@ from dynalab.cache._advice import (
 from dynalab.cache._reasons import _serves
 from dynalab.cache.sizing import Stack, evaluate
 from dynalab.errors import ConfigError, TraceError
-from dynalab.workload import HardwareSpec, ModelSpec, Trace, hardware_spec, model_spec, synthesize
+from dynalab.workload import ModelSpec, Trace, hardware_spec, model_spec
 
 GIB = 2**30
 DECISIONS = {"device", "host", "disk", "policy", "block_tokens", "disk_filter", "disks", "settings"}
-
-
-@pytest.fixture(scope="module")
-def trace() -> Trace:
-    return synthesize("conversation", duration=120, seed=1)
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelSpec:
-    return model_spec("llama-3-8b")
-
-
-@pytest.fixture(scope="module")
-def machine() -> HardwareSpec:
-    return hardware_spec("h100-sxm")
 
 
 def check(advice: Recommendation, trace: Trace, model: ModelSpec, limits: dict[str, int]) -> None:

@@ -19,55 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from libcachesim_peer import THEIRS, next_uses, their_hit_ratio, write_oracle
 from reference import REFERENCES, Lirs, Segments, Slru, WTinyLfu, pop_oldest
 
-libcachesim = pytest.importorskip("libcachesim", reason="libcachesim comes with the extra 'test'")
-
-THEIRS = {
-    "fifo": libcachesim.FIFO,
-    "lru": libcachesim.LRU,
-    "lfu": libcachesim.LFU,
-    "clock": libcachesim.Clock,
-    "sieve": libcachesim.Sieve,
-    "s3fifo": libcachesim.S3FIFO,
-    "arc": libcachesim.ARC,
-    "2q": libcachesim.TwoQ,
-    "slru": libcachesim.SLRU,
-    "wtinylfu": libcachesim.WTinyLFU,
-    "lirs": libcachesim.LIRS,
-    "belady": libcachesim.Belady,
-}
 CAPACITIES = [1_000, 5_859, 10_000, 30_000, 50_000]
 # The first group is divided by its segments without a rest, the second is not.
 WHOLE, BROKEN = [500, 1_000], [501, 999, 2_002]
 EXACT = 1e-7
-
-
-def next_uses(ids: np.ndarray) -> np.ndarray:
-    """Index of the next access to the same block, -1 for none."""
-    order = np.argsort(ids, kind="stable")
-    same = ids[order[:-1]] == ids[order[1:]]
-    following = np.full(ids.size, -1, np.int64)
-    following[order[:-1][same]] = order[1:][same]
-    return following
-
-
-def write_oracle(ids: np.ndarray, path: Path) -> Path:
-    """Write libCacheSim's oracleGeneral format; its ids begin at 1."""
-    records = np.zeros(ids.size, [("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i8")])
-    records["time"], records["id"], records["size"] = np.arange(ids.size), ids.astype(np.int64) + 1, 1
-    records["next"] = next_uses(ids)
-    records.tofile(path)
-    return path
-
-
-def their_hit_ratio(name: str, capacity: int, path: Path) -> float:
-    reader = libcachesim.TraceReader(
-        trace=str(path),
-        trace_type=libcachesim.TraceType.ORACLE_GENERAL_TRACE,
-        reader_init_params=libcachesim.ReaderInitParam(ignore_obj_size=True),
-    )
-    return 1.0 - THEIRS[name](capacity).process_trace(reader)[0]
 
 
 def our_hit_ratio(cache, ids: np.ndarray) -> float:
@@ -89,7 +47,7 @@ def mixed_ids() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def mixed_file(mixed_ids, tmp_path_factory) -> Path:
-    return write_oracle(mixed_ids, tmp_path_factory.mktemp("oracle") / "mixed.bin")
+    return write_oracle(mixed_ids + 1, tmp_path_factory.mktemp("oracle") / "mixed.bin")
 
 
 @pytest.mark.parametrize("name", [name for name in THEIRS if name != "lirs"])
@@ -153,7 +111,9 @@ def test_demotion_without_promotion_is_the_whole_difference_of_lirs(capacity, mi
 
 @pytest.fixture(scope="module")
 def conversation_file(conversation, tmp_path_factory) -> Path:
-    return write_oracle(conversation.block_ids, tmp_path_factory.mktemp("oracle") / "conversation.bin")
+    return write_oracle(
+        conversation.block_ids.astype(np.int64) + 1, tmp_path_factory.mktemp("oracle") / "conversation.bin"
+    )
 
 
 @pytest.mark.slow
