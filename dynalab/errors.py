@@ -6,6 +6,8 @@ exits with code 2; library users catch :class:`DynalabError` or one of its child
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class DynalabError(Exception):
     """Base of every error that a user can cause or cure."""
@@ -33,6 +35,33 @@ class TraceError(DynalabError):
 
 class ConfigError(DynalabError, ValueError):
     """A parameter with a value that cannot be used: names the field, the value and what would be right."""
+
+
+def did_you_mean(name: object, known: Iterable[str], *, most: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Return the `known` names that come closest to a misspelt one, the closest first, at most `most` of them.
+
+    Examples
+    --------
+    >>> did_you_mean("poison", ["poisson", "gamma"])
+    ['poisson']
+    """
+    from difflib import get_close_matches
+
+    return get_close_matches(str(name), list(known), n=most, cutoff=cutoff)
+
+
+def unknown(field: str, value: object, known: Iterable[str]) -> ConfigError:
+    """Return the error for a name that does not exist: with the closest one, if any is close, and all of them.
+
+    Examples
+    --------
+    >>> print(unknown("policy", "lruu", ["lru", "fifo"]))
+    policy: 'lruu' does not exist; did you mean 'lru'? choose from lru, fifo
+    """
+    known = list(known)
+    close = did_you_mean(value, known, most=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return ConfigError(f"{field}: {value!r} does not exist; {hint}choose from {', '.join(known)}")
 
 
 class ReportError(DynalabError):

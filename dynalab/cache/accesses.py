@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynalab.cache._drive import previous_and_next
-from dynalab.errors import ConfigError
+from dynalab.errors import unknown
 from dynalab.workload import Trace
 
 #: Orders in which the blocks of one request are touched.
@@ -46,9 +46,9 @@ class Accesses:
             If `blocks` or `order` is unknown.
         """
         if order not in ORDERS:
-            raise ConfigError(f"order: {order!r} does not exist; choose from {', '.join(ORDERS)}")
+            raise unknown("order", order, ORDERS)
         if blocks not in BLOCKS:
-            raise ConfigError(f"blocks: {blocks!r} does not exist; choose from {', '.join(BLOCKS)}")
+            raise unknown("blocks", blocks, BLOCKS)
         trace.require_blocks()
         if blocks == "full":
             trace = trace.full_blocks()

@@ -21,6 +21,7 @@ from dynalab.cache._reasons import reasons, warnings
 from dynalab.cache.curve import knee, lru_curve
 from dynalab.cache.replay import infinite_hit_ratios, policy_names
 from dynalab.cache.sizing import DISK_FILTERS, Stack, evaluate, size_grid, stack_at
+from dynalab.cache.stack import Tier
 from dynalab.errors import ConfigError, TraceError
 from dynalab.units import format_size, parse_size
 from dynalab.workload import HardwareSpec, ModelSpec, Trace, hardware_spec, model_spec
@@ -75,6 +76,11 @@ class Recommendation:
     evidence: dict[str, Any]
     warnings: list[str]
     candidates: xr.Dataset = field(repr=False)
+
+    def tiers(self) -> list[Tier]:
+        """Return the recommended tiers as :func:`~dynalab.cache.replay_tiers` takes them."""
+        admission = "frequency" if self.disk_filter == "frequency" else "all"
+        return Stack(**self.blocks, policy=self.policy, disk_filter=admission).tiers()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, in the order in which a reader wants them."""

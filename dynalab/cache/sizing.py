@@ -34,8 +34,6 @@ class Stack:
     policy : str
     disk_filter : str
         Admission to the disk.
-    mode : str
-        See :data:`dynalab.cache.MODES`.
     """
 
     device: int
@@ -43,17 +41,18 @@ class Stack:
     disk: int
     policy: str = "lru"
     disk_filter: str = "all"
-    mode: str = "write_through"
 
-    def replay(self, trace: Trace, model: ModelSpec, hardware: HardwareSpec) -> xr.Dataset:
-        """Replay `trace` against this stack."""
-        admission = None if self.mode == "selective" else self.disk_filter
-        tiers = [
+    def tiers(self) -> list[Tier]:
+        """Return the tiers as :func:`~dynalab.cache.replay_tiers` takes them."""
+        return [
             Tier("device", self.device, self.policy),
             Tier("host", self.host, self.policy),
-            Tier("disk", self.disk, self.policy, admission),
+            Tier("disk", self.disk, self.policy, self.disk_filter),
         ]
-        return replay_tiers(trace, tiers, mode=self.mode, model=model, hardware=hardware)
+
+    def replay(self, trace: Trace, model: ModelSpec, hardware: HardwareSpec) -> xr.Dataset:
+        """Replay `trace` against this stack, written through as KVBM does."""
+        return replay_tiers(trace, self.tiers(), model=model, hardware=hardware)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dynalab.cache._tier_drive import COMPUTED, EDGES, EVICTED, INSERTED, N_EVENTS, REMOVED, drive_tiers
 from dynalab.cache.accesses import Accesses
 from dynalab.cache.replay import MAX_BLOCKS
-from dynalab.errors import ConfigError
+from dynalab.errors import ConfigError, unknown
 from dynalab.kv.admission import AdmissionState
 from dynalab.kv.policies import PolicyState, get_policy
 from dynalab.units import parse_size
@@ -102,7 +102,7 @@ def _is_whole(value: object) -> bool:
 def check_stack(tiers: Mapping[str, int | str] | Sequence[Tier], mode: str, admit_after: int) -> tuple[Tier, ...]:
     """Return the three tiers of a stack from the top, absent ones with capacity 0, filters filled in."""
     if mode not in MODES:
-        raise ConfigError(f"mode: {mode!r} does not exist; choose from {', '.join(MODES)}")
+        raise unknown("mode", mode, MODES)
     if not _is_whole(admit_after) or admit_after < 1:
         raise ConfigError(f"admit_after: {admit_after!r} uses; give at least 1, a whole number")
     given = [Tier(name, capacity) for name, capacity in tiers.items()] if isinstance(tiers, Mapping) else list(tiers)

@@ -21,7 +21,7 @@ from dynalab.cache._tier_results import tier_dataset
 from dynalab.cache.accesses import Accesses
 from dynalab.cache.replay import trace_attrs
 from dynalab.cache.stack import Tier, check_stack, run_stack
-from dynalab.errors import ConfigError
+from dynalab.errors import ConfigError, unknown
 from dynalab.workload import HardwareSpec, ModelSpec, Trace, hardware_spec, model_spec
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def replay_tiers(
         ("disk_path", path, _DISK_PATHS),
     ):
         if value not in choices:
-            raise ConfigError(f"{field}: {value!r} does not exist; choose from {', '.join(choices)}")
+            raise unknown(field, value, choices)
     if not window > 0:
         raise ConfigError(f"window: {window} s is not a positive time")
     if window == float("inf") or trace.duration / window > _MAX_WINDOWS:

@@ -6,12 +6,10 @@ keeps one int64 per block, ``p`` the parameters and the clock (float64).
 
 from __future__ import annotations
 
-import difflib
-
 import numba
 import numpy as np
 
-from dynalab.errors import ConfigError
+from dynalab.errors import ConfigError, unknown
 
 #: Filters by name, with what they admit.
 ADMISSIONS = {
@@ -147,9 +145,7 @@ class AdmissionState:
         contiguous: bool = False,
     ) -> None:
         if kind not in _KINDS:
-            close = difflib.get_close_matches(str(kind), _KINDS, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(f"admission: {kind!r} does not exist; {hint}choose from {', '.join(_KINDS)}")
+            raise unknown("admission", kind, _KINDS)
         if min_frequency < 1:
             raise ConfigError(f"min_frequency: {min_frequency} would admit unseen blocks; give at least 1")
         if not flush_interval > 0:

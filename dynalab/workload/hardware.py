@@ -6,7 +6,6 @@ replaced by keyword. Bandwidths name their endpoints and count the payload once.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field, ValidationInfo
 
-from dynalab.errors import ConfigError
+from dynalab.errors import ConfigError, did_you_mean
 from dynalab.units import parse_bandwidth, parse_duration, parse_size
 from dynalab.workload._spec import Spec
 from dynalab.workload.hardware_table import ALIASES, ASSUMED, FACTS
@@ -236,7 +235,7 @@ def hardware_spec(
         return _replaced(HARDWARE[name], overrides)
     if isinstance(hardware, os.PathLike) or Path(text).suffix in (".yaml", ".yml", ".json"):
         return hardware_spec(_read_fields(Path(text)), **overrides)
-    close = difflib.get_close_matches(name, [*HARDWARE, *ALIASES], n=3, cutoff=0.5)
+    close = did_you_mean(name, [*HARDWARE, *ALIASES], cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise ConfigError(
         f"hardware: {text!r} is not in the table; {hint}any other GPU: pass a YAML file of HardwareSpec's fields, "

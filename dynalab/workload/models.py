@@ -7,7 +7,6 @@ been published up to 1024 times too small, hence everything is computed from con
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from dynalab.errors import ConfigError
+from dynalab.errors import ConfigError, did_you_mean
 from dynalab.workload._spec import Spec
 from dynalab.workload.attention import AttentionLayer
 from dynalab.workload.hf_config import read_config
@@ -281,7 +280,7 @@ def model_spec(model: str | os.PathLike[str] | Mapping[str, Any] | ModelSpec) ->
         return MODELS[found]
     if is_path or Path(text).exists() or Path(text).suffix == ".json":
         return ModelSpec.from_config(model)
-    close = difflib.get_close_matches(canonical_name(text), MODELS, n=3, cutoff=0.5)
+    close = did_you_mean(canonical_name(text), MODELS, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise ConfigError(
         f"model: {text!r} is not in the table; {hint}any other model: pass the path of its config.json "

@@ -127,7 +127,7 @@ def test_lru_of_hashes(benchmark, hashes, hashed_oracle):
     times = in_turns(
         benchmark, lambda: our_replay("lru", 10_000, hashes), lambda: their_hit_ratio("lru", 10_000, hashed_oracle)
     )
-    assert report(benchmark, "lru of 64-bit hashes", *times, hashes.size) >= POLICY_BAR
+    assert report(benchmark, "lru of 64-bit hashes", *times, hashes.size) >= LRU_BAR
 
 
 def test_whole_curve_beside_two_capacities(benchmark, raw, oracle):
@@ -176,11 +176,10 @@ def test_three_tiers(benchmark, conversation, mode, part):
             return replay_tiers(conversation, STACK, mode=mode, model="llama-3-8b")
 
     benchmark.pedantic(run, rounds=25, warmup_rounds=1)
-    # There is no second side to hold this one against. The best round is the one that others disturbed least.
     best, median = (conversation.n_accesses / getattr(benchmark.stats.stats, name) for name in ("min", "median"))
     benchmark.extra_info.update(blocks_per_second=best, median_blocks_per_second=median)
     print(
         f"\n{part:<13} {mode:<14} {best / 1e6:5.1f} M blocks/s at best ({1e9 / best:.0f} ns each), "
         f"median {median / 1e6:5.1f} M blocks/s"
     )
-    assert best >= TIER_BAR
+    assert median >= TIER_BAR

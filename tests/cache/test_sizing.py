@@ -104,7 +104,7 @@ STACKS = [
     Stack(40, 100, 300),
     Stack(40, 100, 300, disk_filter="frequency"),
     Stack(0, 100, 0, policy="fifo"),
-    Stack(40, 100, 300, policy="multilru", mode="selective"),
+    Stack(40, 100, 300, policy="multilru", disk_filter="frequency"),
 ]
 
 
@@ -114,13 +114,12 @@ def test_evaluate_is_a_direct_replay(trace: Trace, model: ModelSpec) -> None:
     assert table.sizes["stack"] == len(STACKS)
     for index, stack in enumerate(STACKS):
         row = table.isel(stack=index)
-        admission = None if stack.mode == "selective" else stack.disk_filter
         tiers = [
             Tier("device", stack.device, stack.policy),
             Tier("host", stack.host, stack.policy),
-            Tier("disk", stack.disk, stack.policy, admission),
+            Tier("disk", stack.disk, stack.policy, stack.disk_filter),
         ]
-        ds = replay_tiers(trace, tiers, mode=stack.mode, model=model, hardware=machine)
+        ds = replay_tiers(trace, tiers, model=model, hardware=machine)
         assert float(row.hit_ratio) == int(ds.hits.sum()) / trace.n_accesses
         assert float(row.hit_ratio) == pytest.approx(float(ds.total_hit_ratio), rel=1e-14)
         for name in ("token_hit_ratio", "ttft_mean", "ttft_saved_mean", "disk_tb_per_day", "disk_dwpd"):

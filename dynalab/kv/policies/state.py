@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-
 import numpy as np
 import numpy.typing as npt
 
-from dynalab.errors import ConfigError
+from dynalab.errors import ConfigError, unknown
 from dynalab.kv.policies import _layout
 from dynalab.kv.policies._layout import ACCESS, CAPACITY, EVICT, HIT, INSERT, N_BLOCKS, REMOVE, SENTINEL, SIZE, STATE
 from dynalab.kv.policies._registry import POLICIES, Policy
@@ -27,9 +25,7 @@ def get_policy(name: str | Policy) -> Policy:
         return name
     key = str(name).lower()
     if key not in POLICIES:
-        close = difflib.get_close_matches(key, POLICIES, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(f"policy: {name!r} does not exist; {hint}choose from {', '.join(POLICIES)}")
+        raise unknown("policy", name, POLICIES)
     return POLICIES[key]
 
 

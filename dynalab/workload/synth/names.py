@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+from dynalab.errors import did_you_mean
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -15,5 +16,5 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     'did you mean poisson?'
     """
     known = list(known)
-    close = get_close_matches(str(name), known, n=3, cutoff=0.6)
+    close = did_you_mean(name, known)
     return f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(known)}"
