@@ -33,7 +33,7 @@ def refused(trace: Trace, message: str, tiers: object = None, **options: object)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "writethrough"}, r"mode: 'writethrough' does not exist; did you mean 'write_through'\? choose from write_t"),
+        ({"mode": "writethrough"}, r"mode: 'writethrough' does not exist; did you mean 'write_through'\? choose from"),
         ({"mode": None}, "mode: None does not exist"),
         ({"admit_after": 0}, "admit_after: 0 uses; give at least 1"),
         ({"match": "all"}, "match: 'all' does not exist; choose from prefix, any"),
