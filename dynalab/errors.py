@@ -66,3 +66,57 @@ def unknown(field: str, value: object, known: Iterable[str]) -> ConfigError:
 
 class ReportError(DynalabError):
     """A report that could not be made."""
+
+
+class LayoutError(ConfigError):
+    """A KV layout that cannot exist, or that does not fit what it is laid over."""
+
+
+class BlockStateError(DynalabError):
+    """An operation on a block whose state does not allow it."""
+
+
+class TierError(DynalabError):
+    """A memory tier that cannot do what was asked."""
+
+
+class NotEnoughBlocks(TierError):
+    """More blocks asked than a tier can free: nothing was allocated.
+
+    Parameters
+    ----------
+    requested, available : int
+        Blocks asked for, and blocks that are free or can be evicted.
+    tier : str
+        Name of the tier.
+    """
+
+    def __init__(self, requested: int, available: int, tier: str = "device") -> None:
+        self.requested, self.available, self.tier = requested, available, tier
+        super().__init__(
+            f"{tier}: {requested} blocks asked, {available} free or evictable; release blocks, or make the tier larger"
+        )
+
+
+class TransferError(TierError):
+    """A copy between tiers that failed: its targets hold nothing."""
+
+
+class CorruptBlock(TransferError):
+    """A block whose bytes do not match their checksum; it is a miss, and never served."""
+
+
+class TierInUse(TierError):
+    """A tier's file that another process, or another tier of this one, holds open."""
+
+
+class TierFull(TierError):
+    """No space for a tier's file, on the file system or under its physical cap."""
+
+
+class TierClosed(TierError):
+    """A tier, engine or stack that was closed is asked for something."""
+
+
+class DeviceMemoryError(TierError):
+    """Device or pinned memory that cannot be had."""
