@@ -1,0 +1,29 @@
+"""Kernels that move, choose and check KV blocks: on NVIDIA GPUs, and their twins on the CPU with the same bytes.
+
+All of them work on flat arrays of addresses, so that they know neither layouts nor tiers. Names are fetched from their
+modules at their first use: importing this package costs nothing and loads neither Numba nor CUDA.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "gpu_available": "gpu",
+    "require_gpu": "gpu",
+    "why_no_gpu": "gpu",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
