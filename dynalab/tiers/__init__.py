@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dynalab.tiers.engine import PathStats, TransferEngine
 from dynalab.tiers.tier import BlockKeys, Capabilities, StorageTier, Tier
+from dynalab.tiers.transfer import Transfer
 
-__all__ = ["BlockKeys", "Capabilities", "StorageTier", "Tier"]
+__all__ = ["BlockKeys", "Capabilities", "PathStats", "StorageTier", "Tier", "Transfer", "TransferEngine"]
