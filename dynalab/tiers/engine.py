@@ -127,8 +127,8 @@ class TransferEngine:
         TierClosed
             If the engine was closed.
         TierError
-            If a transfer was submitted before, or comes after one that was not. Or if the system allows no more threads:
-            then the transfers stay queued until a later call can start one.
+            If a transfer was submitted before, or comes after one that was not. Or if the system allows no more
+            threads: then the transfers stay queued until a later call can start one.
         ConfigError
             If a path has no mover.
         """
