@@ -2,9 +2,9 @@
 
 A block's bytes are read as little-endian 8-byte words ``w[0], w[1], ...`` (the last one filled up with zero bytes), and
 
-    ``checksum = mix(key + nbytes * STEP + sum over i of mix(w[i] ^ (key + i * STEP))), key = mix(seed ^ STEP)``, mod 2**64
+    ``checksum = mix(key + nbytes * STEP + sum over i of mix(w[i] ^ (key + i * STEP)))``, ``key = mix(seed ^ STEP)``,
 
-where `mix` is a bijection of 64 bits. What follows from the form:
+all modulo 2**64, where `mix` is a bijection of 64 bits. What follows from the form:
 
 - a sum has no order: any number of threads, and any split of a block into regions, gives the same number;
 - damage within one word, whatever it is, changes exactly one addend and so is **always** caught, and so is the damage
