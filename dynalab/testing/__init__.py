@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynalab.testing.policies import PolicyTests
+    from dynalab.testing.tiers import TierTests
 
-__all__ = ["PolicyTests"]
+__all__ = ["PolicyTests", "TierTests"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from dynalab.testing.policies import PolicyTests
 
         return PolicyTests
+    if name == "TierTests":
+        from dynalab.testing.tiers import TierTests
+
+        return TierTests
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
