@@ -1,8 +1,9 @@
-"""The jitted loop that drives a stack of device, host and disk with metadata alone.
+"""The jitted loops that drive a stack of device, host and disk with metadata alone.
 
 Each request passes three stages, as it does in a KV block manager: *look up* the level that serves each block, *touch*
 the blocks found, then *admit* what has to enter a tier. With ``interleaved`` the stages run block by block instead,
-which is the textbook model of a cache and what single-cache hit ratios assume.
+which is the textbook model of a cache and what single-cache hit ratios assume. :func:`drive_pinned` goes one step
+nearer to a real manager: it makes room before it enters anything, and never evicts what the request itself uses.
 """
 
 from __future__ import annotations
@@ -11,217 +12,108 @@ import warnings
 
 import numba
 
-from dynalab.kv.admission import admit, begin_request, observe
+from dynalab.kv.admission import begin_request, observe
 from dynalab.kv.keyed import keyed
-from dynalab.kv.policies._layout import ACCESS, HIT, REMOVE, STATE
+from dynalab.kv.policies._layout import HIT
 from dynalab.kv.policies._registry import STEP_TYPE
-
-N_TIERS = 3
-DEVICE, HOST, DISK, COMPUTED = 0, 1, 2, 3
-
-#: Paths between tiers, in the order of the traffic counters.
-EDGES = (
-    "device_to_host",
-    "host_to_device",
-    "host_to_disk",
-    "disk_to_host",
-    "device_to_disk",
-    "disk_to_device",
+from dynalab.kv.tiering import pinned
+from dynalab.kv.tiering.rules import (
+    AROUND_HOST,
+    COMPUTED,
+    DEVICE,
+    DISK,
+    EXCLUSIVE,
+    FILTERS_TYPE,
+    H2D,
+    HOLD_TYPE,
+    HOST,
+    INTERLEAVED,
+    K2D,
+    K2H,
+    N_TIERS,
+    OFFER_ALWAYS,
+    demote,
+    drop_below,
+    jit,
+    look_up,
+    put,
+    resident,
+    step,
+    touch,
+    write_through,
 )
-_D2H, _H2D, _H2K, _K2H, _D2K, _K2D = range(6)
 
-# Switches, as positions in ``switch``.
-EXCLUSIVE, ANY_MATCH, INTERLEAVED, TOUCH_ALL, OFFER_ALWAYS, AROUND_HOST = range(6)
-N_SWITCHES = 6
-# Event counters per tier.
-INSERTED, EVICTED, REMOVED, REJECTED = range(4)
-N_EVENTS = 4
-
-_jit = numba.njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 _NODES = numba.types.UniTuple(numba.int32[:, ::1], N_TIERS)
 _INTS = numba.types.UniTuple(numba.int64[::1], N_TIERS)
-_FLOATS = numba.types.UniTuple(numba.float64[::1], N_TIERS)
 
 
-# The tuples below hold one entry per tier. They are indexed by literals, for a tuple indexed by a variable costs Numba
-# a copy of the whole tuple: 50 times the time of everything else here.
-
-
-@_jit
-def _resident(cache, active, k, x):
-    if not active[k]:
-        return False
-    if k == DEVICE:
-        return cache[1][0][x, STATE] > 0
-    if k == HOST:
-        return cache[1][1][x, STATE] > 0
-    return cache[1][2][x, STATE] > 0
-
-
-@_jit
-def _step(cache, op, k, x):
-    if k == DEVICE:
-        return cache[0][0](op, cache[1][0], cache[2][0], cache[3][0], x)
-    if k == HOST:
-        return cache[0][1](op, cache[1][1], cache[2][1], cache[3][1], x)
-    return cache[0][2](op, cache[1][2], cache[2][2], cache[3][2], x)
-
-
-@_jit
-def _put(cache, events, k, x):
-    """Enter block `x`, which tier `k` lacks, and return the block that had to leave, or -1."""
-    victim = _step(cache, ACCESS, k, x)
-    events[k, INSERTED] += 1
-    events[k, EVICTED] += victim >= 0
-    return victim
-
-
-@_jit
-def _wanted(filters, events, k, x, now, priority):
-    """Ask the filter of tier `k` whether block `x`, which it lacks, may enter."""
-    if k == HOST:
-        wanted = admit(filters[0][1], filters[1][1], x, now, False, priority[x])
-    else:
-        wanted = admit(filters[0][2], filters[1][2], x, now, False, priority[x])
-    events[k, REJECTED] += not wanted
-    return wanted
-
-
-@_jit
-def _demote(cache, filters, active, events, traffic, w, x, now, priority):
-    """Exclusive stack: let block `x`, evicted from the device, sink as far as it is wanted."""
-    # Victims belong to any request: one that is refused says nothing about the next.
-    begin_request(filters[1][1])
-    begin_request(filters[1][2])
-    from_host = False
-    if active[HOST]:
-        if not _wanted(filters, events, HOST, x, now, priority):
-            return
-        victim = _put(cache, events, HOST, x)
-        traffic[w, _D2H] += 1
-        if victim < 0:
-            return
-        x = victim
-        from_host = True
-    if active[DISK] and _wanted(filters, events, DISK, x, now, priority):
-        _put(cache, events, DISK, x)
-        traffic[w, _H2K if from_host else _D2K] += 1
-
-
-@_jit
-def _write_through(cache, filters, active, switch, events, traffic, w, x, now, priority):
-    """Inclusive stack: offer block `x`, held by the device, to the tiers below that lack it."""
-    entered_host = False
-    if active[HOST] and not _resident(cache, active, HOST, x) and _wanted(filters, events, HOST, x, now, priority):
-        _put(cache, events, HOST, x)
-        traffic[w, _D2H] += 1
-        entered_host = True
-    if not active[DISK] or _resident(cache, active, DISK, x):
-        return
-    if switch[AROUND_HOST] or not active[HOST]:
-        if _wanted(filters, events, DISK, x, now, priority):
-            _put(cache, events, DISK, x)
-            traffic[w, _D2K] += 1
-    elif (entered_host or (switch[OFFER_ALWAYS] and _resident(cache, active, HOST, x))) and _wanted(
-        filters, events, DISK, x, now, priority
-    ):
-        # Registration in host memory is what offers a block to the disk.
-        _put(cache, events, DISK, x)
-        traffic[w, _H2K] += 1
-
-
-@_jit
+@jit
 def _onboard(cache, active, switch, events, traffic, w, x, level):
     """Count the way of block `x` up to the device; a copy staged through host memory stays there."""
     if level == HOST:
-        traffic[w, _H2D] += 1
+        traffic[w, H2D] += 1
     elif switch[AROUND_HOST] or not active[HOST]:
-        traffic[w, _K2D] += 1
+        traffic[w, K2D] += 1
     else:
-        traffic[w, _K2H] += 1
-        traffic[w, _H2D] += 1
-        if not switch[EXCLUSIVE] and not _resident(cache, active, HOST, x):
-            _put(cache, events, HOST, x)
+        traffic[w, K2H] += 1
+        traffic[w, H2D] += 1
+        if not switch[EXCLUSIVE] and not resident(cache, active, HOST, x):
+            put(cache, events, None, None, HOST, x)
 
 
-@_jit
-def _look_up(cache, active, switch, x, broken):
-    """Return the tier that serves block `x`; nothing is served beyond the first block that must be computed."""
-    if broken and not switch[ANY_MATCH]:
-        return COMPUTED
-    for k in range(N_TIERS):
-        if _resident(cache, active, k, x):
-            return k
-    return COMPUTED
-
-
-@_jit
-def _drop_below(cache, active, events, x):
-    """Exclusive stack: remove any copy of block `x` from the tiers below the device."""
-    for k in range(HOST, N_TIERS):
-        if _resident(cache, active, k, x):
-            _step(cache, REMOVE, k, x)
-            events[k, REMOVED] += 1
-
-
-@_jit
+@jit
 def _touch(cache, active, switch, events, traffic, w, x, level):
     """Tell the tiers that block `x` is used."""
-    if switch[EXCLUSIVE]:
-        if _resident(cache, active, DEVICE, x):
-            _step(cache, HIT, DEVICE, x)
-            return
+    if not switch[EXCLUSIVE]:
+        touch(cache, active, switch, x, level)
+    elif resident(cache, active, DEVICE, x):
+        step(cache, HIT, DEVICE, x)
+    else:
         # The block moves up (or is computed anew): no copy stays below.
-        _drop_below(cache, active, events, x)
+        drop_below(cache, active, events, x)
         if level != COMPUTED:
             _onboard(cache, active, switch, events, traffic, w, x, level)
-        return
-    for k in range(N_TIERS):
-        # A block computed although the device holds it (its prefix was broken) is found again when it is registered.
-        used = k == level or (level == COMPUTED and k == DEVICE)
-        if (used or switch[TOUCH_ALL]) and _resident(cache, active, k, x):
-            _step(cache, HIT, k, x)
 
 
-@_jit
+@jit
 def _admit(cache, filters, active, switch, events, traffic, w, x, level, now, priority):
     """Bring block `x` to the device, and offer it to the tiers below."""
-    held = level == DEVICE or _resident(cache, active, DEVICE, x)
+    held = level == DEVICE or resident(cache, active, DEVICE, x)
     if switch[EXCLUSIVE]:
         if held:
             return
         # Blocks of this very request may have pushed it down since the touch stage; two copies would break the counts.
-        _drop_below(cache, active, events, x)
+        drop_below(cache, active, events, x)
         sinking = x
         if active[DEVICE]:
-            sinking = _put(cache, events, DEVICE, x)
+            sinking = put(cache, events, None, None, DEVICE, x)
         if sinking >= 0:
-            _demote(cache, filters, active, events, traffic, w, sinking, now, priority)
+            demote(cache, filters, active, events, traffic, None, None, w, sinking, now, priority)
         return
     if level in (HOST, DISK):
         _onboard(cache, active, switch, events, traffic, w, x, level)
     if active[DEVICE] and not held:
-        _put(cache, events, DEVICE, x)
+        put(cache, events, None, None, DEVICE, x)
     if not held or switch[OFFER_ALWAYS]:
-        _write_through(cache, filters, active, switch, events, traffic, w, x, now, priority)
+        write_through(cache, filters, active, switch, events, traffic, None, None, w, x, now, priority)
 
 
-_SIGNATURE = numba.void(
-    STEP_TYPE,
-    STEP_TYPE,
-    STEP_TYPE,
-    numba.types.Tuple((_NODES, _INTS, _INTS)),
-    numba.types.Tuple((_INTS, _FLOATS)),
-    numba.boolean[::1],
-    numba.boolean[::1],
+_TRACE = (
     numba.int32[::1],
     numba.int64[::1],
     numba.float64[::1],
     numba.int64[::1],
     numba.int64[::1],
-    numba.int8[::1],
-    numba.int64[:, ::1],
-    numba.int64[:, ::1],
+)
+_COUNTERS = (numba.int8[::1], numba.int64[:, ::1], numba.int64[:, ::1])
+_STACK = (
+    STEP_TYPE,
+    STEP_TYPE,
+    STEP_TYPE,
+    numba.types.Tuple((_NODES, _INTS, _INTS)),
+    FILTERS_TYPE,
+    numba.boolean[::1],
+    numba.boolean[::1],
 )
 
 
@@ -282,7 +174,7 @@ def _drive_tiers(
         for begin in range(first, last, chunk):
             end = min(begin + chunk, last)
             for i in range(begin, end):
-                level[i] = _look_up(cache, active, switch, ids[i], broken)
+                level[i] = look_up(cache, active, switch, ids[i], broken)
                 broken = broken or level[i] == COMPUTED
             for i in range(begin, end):
                 observe(filters[0][1], filters[1][1], ids[i])
@@ -292,7 +184,127 @@ def _drive_tiers(
                 _admit(cache, filters, active, switch, events, traffic, w, ids[i], level[i], now, priority)
 
 
+def _drive_pinned(
+    step_device,
+    step_host,
+    step_disk,
+    arrays,
+    filters,
+    active,
+    switch,
+    ids,
+    offsets,
+    arrival,
+    priority,
+    window,
+    level,
+    events,
+    traffic,
+    hold,
+    refused,
+):
+    """Run a trace through the stack with the steps of a block manager, see :mod:`dynalab.kv.tiering.pinned`.
+
+    Parameters
+    ----------
+    hold : tuple
+        See :mod:`dynalab.kv.tiering.rules`.
+    refused : uint8, shape (2, n_blocks + 1)
+    others
+        Those of :func:`_drive_tiers`. Block ``n_blocks`` exists in the policies' arrays and in no request.
+
+    Returns
+    -------
+    int
+        Requests that found no room on the device; their blocks count as computed and enter nothing.
+    """
+    cache = ((step_device, step_host, step_disk), arrays[0], arrays[1], arrays[2])
+    nobody = refused.shape[1] - 1
+    n_refused = 0
+    for r in range(offsets.size - 1):
+        first = offsets[r]
+        last = offsets[r + 1]
+        now = arrival[r]
+        w = window[r]
+        end = pinned.match(cache, filters, active, switch, hold, ids, first, last, level)
+        if not pinned.onboard(
+            cache,
+            filters,
+            active,
+            switch,
+            events,
+            traffic,
+            hold,
+            None,
+            w,
+            ids,
+            first,
+            end,
+            level,
+            refused,
+            now,
+            priority,
+        ):
+            for i in range(first, end):
+                pinned.unpin(hold, level[i], ids[i])
+                level[i] = COMPUTED
+            n_refused += 1
+            continue
+        held = end
+        if pinned.allocate(
+            cache,
+            filters,
+            active,
+            switch,
+            events,
+            traffic,
+            hold,
+            None,
+            w,
+            last - end,
+            nobody,
+            ids,
+            now,
+            priority,
+        ):
+            parent = ids[end - 1] if end > first else -1
+            pinned.register(
+                cache,
+                filters,
+                active,
+                switch,
+                events,
+                traffic,
+                hold,
+                None,
+                w,
+                ids,
+                end,
+                last,
+                ids,
+                refused,
+                parent,
+                now,
+                priority,
+            )
+            held = last
+        else:
+            n_refused += 1
+        for i in range(first, held):
+            pinned.unpin(hold, DEVICE, ids[i])
+    return n_refused
+
+
 with warnings.catch_warnings():
     # Functions as values are an experimental feature of Numba, and it says so once per compilation.
     warnings.simplefilter("ignore", numba.NumbaExperimentalFeatureWarning)
-    drive_tiers = numba.njit(_SIGNATURE, cache=True, nogil=True, error_model="numpy", _nrt=False)(keyed(_drive_tiers))
+    drive_tiers = numba.njit(
+        numba.void(*_STACK, *_TRACE, *_COUNTERS), cache=True, nogil=True, error_model="numpy", _nrt=False
+    )(keyed(_drive_tiers))
+    drive_pinned = numba.njit(
+        numba.int64(*_STACK, *_TRACE, *_COUNTERS, HOLD_TYPE, numba.uint8[:, ::1]),
+        cache=True,
+        nogil=True,
+        error_model="numpy",
+        _nrt=False,
+    )(keyed(_drive_pinned))

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dynalab.cache._drive import served_tokens
-from dynalab.cache._tier_drive import COMPUTED, EDGES, EVICTED, INSERTED, REJECTED, REMOVED
 from dynalab.cache.accesses import Accesses
 from dynalab.cache.stack import TIERS, TierRun
 from dynalab.cache.ttft import break_even_tokens, recompute_seconds, ttft_seconds
 from dynalab.cache.wear import wear
+from dynalab.kv.tiering.rules import COMPUTED, EDGES, EVICTED, INSERTED, REJECTED, REMOVED
 from dynalab.workload import HardwareSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def tier_dataset(
         "resident": over_tier(run.resident, "blocks", "blocks held at the end"),
         "moved_blocks": over_edge(run.traffic.sum(axis=0), "blocks", "blocks moved"),
         "total_hit_ratio": scalar(ratio.sum(), "1", "share of all blocks served by any tier"),
+        "refused_requests": scalar(run.refused, "requests", "requests that found no room on the device"),
         "token_hit_ratio": scalar(tokens.sum() / max(inputs.sum(), 1), "1", "share of input tokens reused"),
     }
     if model is not None:

@@ -9,22 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dynalab.cache._tier_drive import COMPUTED, EDGES, EVICTED, INSERTED, N_EVENTS, REMOVED, drive_tiers
+from dynalab.cache._tier_drive import drive_pinned, drive_tiers
 from dynalab.cache.accesses import Accesses
 from dynalab.cache.replay import MAX_BLOCKS
 from dynalab.errors import ConfigError, unknown
 from dynalab.kv.admission import AdmissionState
 from dynalab.kv.policies import PolicyState, get_policy
+from dynalab.kv.tiering.rules import COMPUTED, EDGES, EVICTED, INSERTED, N_EVENTS, REMOVED, TIERS
 from dynalab.units import parse_size
 
-#: The tiers from the top; a stack may leave out any of them.
-TIERS = ("device", "host", "disk")
 #: What happens to blocks on their way down.
 MODES = {
     "write_through": "inclusive: a block entering the device is offered to the tiers below at once (Dynamo's KVBM)",
     "write_back": "exclusive: a block sinks when it is evicted, and leaves the lower tier when it is used again",
     "selective": "inclusive, but a tier below takes a block only at its k-th use",
 }
+#: Facts about the block that stands for nobody.
+_NOBODY = {"priority": 0, "position": 0, "parent": -1}
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class TierRun:
         Blocks moved per window of time and edge.
     resident : ndarray of int64, shape (3,)
         Blocks held at the end.
+    refused : int
+        Requests that found no room on the device (`pinned` replays only).
     """
 
     blocks: npt.NDArray[np.int64]
@@ -93,6 +96,7 @@ class TierRun:
     events: npt.NDArray[np.int64]
     traffic: npt.NDArray[np.int64]
     resident: npt.NDArray[np.int64]
+    refused: int
 
 
 def _is_whole(value: object) -> bool:
@@ -134,6 +138,7 @@ def run_stack(
     block_bytes: int | None,
     priority: npt.ArrayLike | None,
     window: float,
+    pinned: bool = False,
 ) -> TierRun:
     """Drive the stack with metadata alone; see :func:`replay_tiers` for the parameters."""
     n = accesses.n_blocks
@@ -150,8 +155,12 @@ def run_stack(
         facts["position"] = accesses.positions
     if "parent" in needs:
         facts["parent"] = accesses.parents
+    # Room is made in the name of a block that exists in no request, see drive_pinned.
+    n_ids = n + 1 if pinned else n
+    if pinned:
+        facts = {name: np.append(values, _NOBODY[name]) for name, values in facts.items()}
     states = [
-        PolicyState(tier.policy, max(int(size), 1), n if size else 0, **(facts if size else {}))
+        PolicyState(tier.policy, max(int(size), 1), n_ids if size else 0, **(facts if size else {}))
         for tier, size in zip(stack, blocks, strict=True)
     ]
     filters = [
@@ -171,7 +180,7 @@ def run_stack(
     level = np.full(accesses.ids.size, COMPUTED, np.int8)
     events = np.zeros((len(TIERS), N_EVENTS), np.int64)
     traffic = np.zeros((int(row.max(initial=0)) + 1, len(EDGES)), np.int64)
-    drive_tiers(
+    arguments = (
         *(state.step for state in states),
         (
             tuple(state.f for state in states),
@@ -190,8 +199,18 @@ def run_stack(
         events,
         traffic,
     )
+    refused = 0
+    if pinned:
+        hold = (
+            np.zeros((len(TIERS), n_ids), np.int32),
+            np.zeros((2, len(TIERS)), np.int64),
+            np.zeros((len(TIERS), int(min(blocks.max(), n_ids))), np.int32),
+        )
+        refused = drive_pinned(*arguments, hold, np.zeros((2, n_ids), np.uint8))
+    else:
+        drive_tiers(*arguments)
     held = events[:, INSERTED] - events[:, EVICTED] - events[:, REMOVED]
     resident = np.array([state.size for state in states], np.int64)
     if not np.array_equal(held, resident):
         raise AssertionError(f"blocks are not conserved: {held.tolist()} counted, {resident.tolist()} held")
-    return TierRun(blocks, level, events, traffic, resident)
+    return TierRun(blocks, level, events, traffic, resident, refused)

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dynalab.cache._tier_drive import (
+from dynalab.cache._tier_results import tier_dataset
+from dynalab.cache.accesses import Accesses
+from dynalab.cache.replay import trace_attrs
+from dynalab.cache.stack import Tier, check_stack, run_stack
+from dynalab.errors import ConfigError, unknown
+from dynalab.kv.tiering.rules import (
     ANY_MATCH,
     AROUND_HOST,
     EXCLUSIVE,
@@ -17,11 +22,6 @@ from dynalab.cache._tier_drive import (
     OFFER_ALWAYS,
     TOUCH_ALL,
 )
-from dynalab.cache._tier_results import tier_dataset
-from dynalab.cache.accesses import Accesses
-from dynalab.cache.replay import trace_attrs
-from dynalab.cache.stack import Tier, check_stack, run_stack
-from dynalab.errors import ConfigError, unknown
 from dynalab.workload import HardwareSpec, ModelSpec, Trace, hardware_spec, model_spec
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def replay_tiers(
     match: str = "prefix",
     touch: str = "served",
     interleaved: bool = False,
+    pinned: bool = False,
     disk_path: str | None = None,
     priority: npt.ArrayLike | None = None,
     window: float = 10.0,
@@ -70,6 +71,11 @@ def replay_tiers(
         False looks up all blocks of a request before anything moves, as a block manager does; True looks up, touches
         and moves block by block, as the definitions of single-cache hit ratios do. A prefix still ends where the
         request's first block is missed.
+    pinned : bool
+        Take the steps of a block manager: match, onboard, make room (all or nothing), register, release; what a request
+        uses cannot be evicted until it ends. This is what :class:`dynalab.tiers.TierStack` does with real memory, block
+        for block. A request that needs more blocks than the device has is refused. False lets every block that
+        enters evict any other, as the usual models of a cache do.
     disk_path : {"staged", "direct"}, optional
         Through host memory, or around it. By default as `hardware` says.
     priority : array_like of int, shape (n_blocks,), optional
@@ -126,7 +132,14 @@ def replay_tiers(
     switch[ANY_MATCH] = match == "any"
     switch[INTERLEAVED] = interleaved
     switch[AROUND_HOST] = path == "direct"
-    run = run_stack(accesses, stack, switch, block_bytes, priority, window)
+    if pinned:
+        if interleaved or match == "any":
+            raise ConfigError(
+                "pinned: True goes with match='prefix' and interleaved=False only; a block manager works on requests"
+            )
+        if not stack[0].blocks(block_bytes):
+            raise ConfigError("pinned: True needs a device tier; a block manager brings every block there")
+    run = run_stack(accesses, stack, switch, block_bytes, priority, window, pinned)
 
     held = [tier for tier, blocks in zip(stack, run.blocks, strict=True) if blocks]
     attrs = trace_attrs(trace) | {
@@ -134,6 +147,7 @@ def replay_tiers(
         "match": match,
         "touch": touch,
         "interleaved": int(interleaved),
+        "pinned": int(pinned),
         "disk_path": path,
         "window_s": float(window),
         "policies": ", ".join(f"{tier.name}: {tier.policy}" for tier in held),

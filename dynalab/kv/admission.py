@@ -46,6 +46,26 @@ def begin_request(p):
 
 
 @_jit
+def has_stopped(p):
+    """Tell whether the filter refuses the rest of the request (`contiguous`)."""
+    return p[_STOPPED] > 0
+
+
+@_jit
+def resume_request(p, stopped):
+    """Go on with a request: `stopped` is what :func:`has_stopped` answered when it was left."""
+    p[_STOPPED] = stopped
+
+
+@_jit
+def forget(v, p, x):
+    """Forget block `x`: its id will stand for another block."""
+    if p[_KIND] == _FREQUENCY and v[x] > 0:
+        p[_ENTRIES] -= 1
+    v[x] = 0
+
+
+@_jit
 def observe(v, p, x):
     """Tell the filter that block `x` was used; only the filter "after" counts uses."""
     if p[_KIND] == _AFTER:

@@ -1,8 +1,8 @@
 """Make Numba's disk cache notice a change in *any* source that a compiled function was built from.
 
 Numba keeps machine code under a function's name and file, and watches that file only. What is inlined from elsewhere (a
-policy's helpers, an admission filter, the column numbers of the arrays) would go stale. Every driver and every step
-therefore carries a digest of this room's sources in its name.
+policy's helpers, an admission filter, the rules of a stack, the column numbers of the arrays) would go stale. Every
+driver and every step therefore carries a digest of those sources in its name.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 @functools.cache
 def sources_digest() -> str:
-    """Return 12 hex digits that change with any source file of ``dynalab.kv``."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
+    """Return 12 hex digits that change with any source that state machines and drivers inline."""
+    room = Path(__file__).parent
+    files = [room / "admission.py", *sorted(room.glob("policies/*.py")), *sorted(room.glob("tiering/*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

@@ -137,6 +137,49 @@ class PolicyTests:
         assert list(parts.resident()) == list(whole.resident())
 
     @_laws
+    @given(runs(max_capacity=24), st.integers(1, 12), st.integers(0, 2**32 - 1))
+    def test_room_can_be_made_before_blocks_enter(self, run: Run, width: int, seed: int) -> None:
+        """A block manager evicts for a whole request first, in nobody's name, and takes pinned victims back."""
+        from dynalab.kv.policies import POLICIES
+
+        if POLICIES[self.policy].offline:
+            pytest.skip("only access() tells an offline bound the future")
+        rng = np.random.default_rng(seed)
+        nobody = run.n_blocks
+        cache = self.cache(run.with_a_stranger())
+        held = set[int]()
+        accesses = run.accesses
+        for start in range(0, len(accesses), width):
+            group = list(dict.fromkeys(accesses[start : start + width]))[: run.capacity]
+            for block in group:
+                if block in held:
+                    cache.hit(block)
+            pinned = held & set(group)
+            entering = [block for block in group if block not in held]
+            aside = []
+            missing = len(held) + len(entering) - run.capacity
+            while missing > 0:
+                victim = cache.evict(nobody)
+                assert victim in held, f"{self.policy}: {victim} was evicted, which is not resident"
+                held.discard(victim)
+                assert not cache.contains(victim)
+                if victim in pinned:
+                    cache.remove(victim)
+                    aside.append(victim)
+                else:
+                    missing -= 1
+            for block in [*aside, *entering]:
+                assert not cache.contains(block)
+                cache.insert(block)
+                held.add(block)
+            if rng.random() < 0.2:
+                gone = int(rng.integers(run.n_blocks))
+                cache.remove(gone)
+                held.discard(gone)
+            assert list(cache.resident()) == sorted(held)
+            assert cache.size == len(held) <= run.capacity
+
+    @_laws
     @given(runs(removals=False), st.integers(0, 3))
     def test_enough_room_means_no_eviction(self, run: Run, spare: int) -> None:
         """Where all blocks fit, only their first accesses miss."""

@@ -62,6 +62,16 @@ class Run:
         """Return the same run on a cache of another size."""
         return replace(self, capacity=capacity)
 
+    def with_a_stranger(self) -> Run:
+        """Return the same run on a cache that knows one more block, which no step names."""
+        return replace(
+            self,
+            n_blocks=self.n_blocks + 1,
+            position=(*self.position, 0),
+            parent=(*self.parent, -1),
+            priority=(*self.priority, 0),
+        )
+
     def without_removals(self) -> Run:
         """Return the same run with nothing but accesses."""
         return replace(self, steps=tuple(step for step in self.steps if step[0] == ACCESS))

@@ -29,10 +29,10 @@ from libcachesim_peer import THEIRS, their_hit_ratio, write_oracle
 from dynalab.cache import Tier, lru_curve, replay_tiers
 from dynalab.cache._distances import distance_histogram
 from dynalab.cache._drive import drive, previous_and_next
-from dynalab.cache._tier_drive import EXCLUSIVE, N_SWITCHES, OFFER_ALWAYS
 from dynalab.cache.accesses import Accesses
 from dynalab.cache.stack import check_stack, run_stack
 from dynalab.kv.policies import PolicyState
+from dynalab.kv.tiering.rules import EXCLUSIVE, N_SWITCHES, OFFER_ALWAYS
 from dynalab.workload.dense import densify
 
 LRU_BAR, POLICY_BAR, CURVE_BAR, TIER_BAR = 8.0, 4.0, 1.0, 10e6

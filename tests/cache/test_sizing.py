@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynalab.cache import Tier, replay_tiers
-from dynalab.cache._tier_drive import EDGES
 from dynalab.cache.sizing import Stack, disk_need, evaluate, size_grid, stack_at, stack_cost
 from dynalab.cache.stack import TIERS
+from dynalab.kv.tiering.rules import EDGES
 from dynalab.workload import ModelSpec, Trace, hardware_spec, model_spec, synthesize
 
 TB = 1e12

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from tier_reference import COMPUTED, EVENTS, PlainStack, plain_tier
 
 from dynalab.cache import MODES, TIERS, Tier
-from dynalab.cache._tier_drive import (
+from dynalab.cache.accesses import Accesses
+from dynalab.cache.stack import TierRun, check_stack, run_stack
+from dynalab.kv.policies import POLICIES
+from dynalab.kv.tiering.rules import (
     ANY_MATCH,
     AROUND_HOST,
     EDGES,
@@ -22,9 +25,6 @@ from dynalab.cache._tier_drive import (
     OFFER_ALWAYS,
     TOUCH_ALL,
 )
-from dynalab.cache.accesses import Accesses
-from dynalab.cache.stack import TierRun, check_stack, run_stack
-from dynalab.kv.policies import POLICIES
 from dynalab.workload import Trace
 
 ONLINE = [name for name, policy in POLICIES.items() if not policy.offline]

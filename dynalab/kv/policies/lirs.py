@@ -72,6 +72,17 @@ def _top_of_s(f, s, x):
 
 
 @jit
+def _demote_bottom(f, s):
+    """Turn the LIR block at the bottom of S into a resident HIR block."""
+    _prune(f, s)
+    bottom = oldest(f, s[SENTINEL] + _S)
+    _leave_s(f, s, bottom)
+    s[_N_LIR] -= 1
+    f[bottom, STATE] = _HIR_ONLY_IN_Q
+    _enter_q(f, s, bottom)
+
+
+@jit
 def _promote(f, s, x):
     """Make block `x` a LIR block on top of S; the LIR block at the bottom makes room by becoming resident HIR."""
     _top_of_s(f, s, x)
@@ -82,12 +93,7 @@ def _promote(f, s, x):
     f[x, STATE] = _LIR
     s[_N_LIR] += 1
     while s[_N_LIR] > s[_LIR_SIZE]:
-        _prune(f, s)
-        bottom = oldest(f, s[SENTINEL] + _S)
-        _leave_s(f, s, bottom)
-        s[_N_LIR] -= 1
-        f[bottom, STATE] = _HIR_ONLY_IN_Q
-        _enter_q(f, s, bottom)
+        _demote_bottom(f, s)
 
 
 @jit
@@ -106,6 +112,9 @@ def hit(f, s, t, x):
 
 @jit
 def evict(f, s, t, x):
+    if s[_N_Q] == 0:
+        # Only where several blocks leave before the first enters: then all that are left may be LIR blocks.
+        _demote_bottom(f, s)
     victim = oldest(f, s[SENTINEL] + _Q) - s[N_BLOCKS]
     _leave_q(f, s, victim)
     if f[victim, STATE] == _HIR_IN_S:
