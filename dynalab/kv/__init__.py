@@ -9,12 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dynalab.kv.block_state import BlockState, TokenBlock, TokenPage, cut_pages
+    from dynalab.kv.identity import block_hashes, chain_hashes, sequence_hashes
     from dynalab.kv.layout import KVLayout
 
-__all__ = ["KVLayout"]
+__all__ = [
+    "BlockState",
+    "KVLayout",
+    "TokenBlock",
+    "TokenPage",
+    "block_hashes",
+    "chain_hashes",
+    "cut_pages",
+    "sequence_hashes",
+]
 
 _HOMES = {
     "KVLayout": "layout",
+    "block_hashes": "identity",
+    "chain_hashes": "identity",
+    "sequence_hashes": "identity",
+    "BlockState": "block_state",
+    "TokenBlock": "block_state",
+    "TokenPage": "block_state",
+    "cut_pages": "block_state",
 }
 
 
