@@ -10,7 +10,13 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "copy_pairs": "copy",
+    "copy_pairs_device": "copy_device",
+    "copy_table": "copy_device",
     "gpu_available": "gpu",
+    "merge_runs": "memcpy",
+    "permute_blocks": "permute",
+    "permute_blocks_device": "permute_device",
     "require_gpu": "gpu",
     "why_no_gpu": "gpu",
 }

@@ -50,22 +50,22 @@ def why_no_compiler() -> str:
 
 
 def cuda_module() -> Any:
-    """Return ``numba.cuda``, made ready for its first compile.
+    """Return ``numba.cuda``, or its simulator, made ready for its first compile.
 
     Raises
     ------
     ConfigError
-        If there is neither a compiler nor the simulator.
+        If it cannot be imported.
     """
-    why = why_no_compiler()
-    if why and not simulated():
-        raise ConfigError(f"CUDA kernels cannot be compiled: {why}")
     import numpy as np
 
     # numba-cuda 0.30 still asks for this old name of vstack at its first compile; numpy 2.5 dropped it.
     vars(np).setdefault("row_stack", np.vstack)
-    from numba import cuda
-
+    try:
+        from numba import cuda
+    except ImportError as error:
+        # numba-cuda without the extra that brings the CUDA wheels fails here, and takes numba's own cuda with it.
+        raise ConfigError(f"numba.cuda cannot be imported ({error}): {_CURE}") from error
     return cuda
 
 

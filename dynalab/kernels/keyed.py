@@ -1,8 +1,8 @@
 """Make Numba's disk cache notice a change in *any* source that a kernel was built from.
 
-Numba keeps machine code under a function's name and file, and watches that file only; what is inlined from another one
-(the 16-byte accesses of ``words.py``) would go stale. A kernel that uses more than its own file carries a digest of this
-package's sources in its name.
+Numba keeps machine code under a function's name and file, and watches that file only; what is inlined from another
+one (the 16-byte accesses of ``words.py``) would go stale. A kernel that uses more than its own file carries a digest of
+this package's sources in its name.
 """
 
 from __future__ import annotations
