@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dynalab.pools.arena import HostArena
+from dynalab.pools.buffers import Buffer, BufferPool
 from dynalab.pools.limits import available_memory
 
-__all__ = ["HostArena", "available_memory"]
+__all__ = ["Buffer", "BufferPool", "HostArena", "available_memory"]
