@@ -63,7 +63,7 @@ if simulated():
 else:
     from llvmlite import ir
     from numba.cuda.extending import intrinsic
-    from numba.cuda.types import Tuple, int64, none
+    from numba.types import Tuple, int64, none
 
     _I32, _I64 = ir.IntType(32), ir.IntType(64)
 

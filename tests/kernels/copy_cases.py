@@ -44,7 +44,7 @@ def aligned(nbytes: int) -> NDArray[np.uint8]:
 
 
 def make_case(sizes: list[int], shifts: list[tuple[int, int]], seed: int = 0) -> Case:
-    """Lay out pairs with given distances from a multiple of 64 on both sides, in shuffled order in source and target."""
+    """Lay out pairs at given distances from a multiple of 64 on both sides, in shuffled order in both memories."""
     rng = np.random.default_rng(seed)
     rooms = [-(-size // 64) * 64 + 128 for size in sizes]
     memory = []

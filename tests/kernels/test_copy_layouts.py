@@ -17,7 +17,7 @@ NAMES = ("NHD", "HND", "universal")
 
 
 def convert(source: str, target: str, shape: tuple[int, ...], seed: int = 0, threads: int = 1) -> None:
-    blocks, layers, outer, heads, tokens, run = shape
+    _, layers, outer, heads, tokens, run = shape
     total = int(np.prod(shape))
     memory = {"source": aligned(total), "target": aligned(total)}
     memory["source"][:] = np.random.default_rng(seed).integers(0, 256, total, dtype=np.uint8)
@@ -51,7 +51,7 @@ def test_large_enough_for_streaming_and_threads() -> None:
 
 
 def test_the_roundtrip_of_the_field() -> None:
-    """2 heads, 2 layers, 2 outer, 3 tokens, 4 numbers, 2 blocks of float32 in NHD, to universal by the formula, and back.
+    """2 heads, 2 layers, 2 outer, 3 tokens, 4 float32, 2 blocks: NHD to universal by the formula, and back.
 
     Universal is [head, layer, outer, token, number]; of an NHD stack, [layer, outer] each hold [token, head, number].
     """
