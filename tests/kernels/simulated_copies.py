@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from copy_cases import Case, aligned, as_nhd, layer_bases, layout_strides, make_case, mixed_case
 
 from dynalab.kernels.copy import copy_pairs
@@ -22,7 +23,6 @@ from dynalab.kernels.copy_tables import TableRing
 from dynalab.kernels.launch import Kernel
 from dynalab.kernels.permute import permute_blocks
 from dynalab.kernels.permute_device import PERMUTE, permute_blocks_device
-
 
 CHECKS: list[Callable[[], None]] = []
 
@@ -46,20 +46,20 @@ class Runtime:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def eventCreateWithFlags(self, flags: int) -> int:  # noqa: N802
+    def eventCreateWithFlags(self, flags: int) -> int:
         return 1
 
-    def eventSynchronize(self, event: int) -> None:  # noqa: N802
+    def eventSynchronize(self, event: int) -> None:
         self.calls.append("wait")
 
-    def eventRecord(self, event: int, stream: int) -> None:  # noqa: N802
+    def eventRecord(self, event: int, stream: int) -> None:
         self.calls.append("record")
 
-    def memcpyAsync(self, dst: int, src: int, nbytes: int, kind: int, stream: int) -> None:  # noqa: N802
+    def memcpyAsync(self, dst: int, src: int, nbytes: int, kind: int, stream: int) -> None:
         self.calls.append(f"copy {nbytes}")
         ctypes.memmove(dst, src, nbytes)
 
-    def streamSynchronize(self, stream: int) -> None:  # noqa: N802
+    def streamSynchronize(self, stream: int) -> None:
         pass
 
 
@@ -247,12 +247,8 @@ def misaligned_words_would_be_noticed() -> None:
 
         store16(dst, load16(src))
 
-    try:
+    with pytest.raises(ValueError, match="misaligned 16-byte store"):
         Kernel(wrong, "void(int64, int64)").launch(1, 1, 0, *(int(side[0]) for side in case.addresses))
-    except ValueError as error:
-        assert "misaligned 16-byte store" in str(error)
-    else:
-        raise AssertionError("a misaligned store passed")
 
 
 def main() -> None:
