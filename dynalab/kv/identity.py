@@ -170,7 +170,7 @@ def _unsigned(field: str, values: npt.ArrayLike, dtype: type[np.unsignedinteger[
     if given.ndim != 1:
         raise ConfigError(f"{field}: an array of {given.ndim} dimensions is no row of them; give one row at a time")
     if given.dtype == dtype:
-        # Messages cut out of a buffer may begin anywhere.
+        # Compiled code may rely on alignment, and what is cut out of a message can begin at any byte.
         return np.require(given, requirements=["C", "A"])
     if given.size == 0:
         return np.empty(0, dtype)

@@ -1,4 +1,4 @@
-"""The CUDA driver's side of host memory: is there a device, and pinning of pages for it.
+"""The CUDA runtime as memory needs it: is there a device, pinning, and CuPy's bindings.
 
 CuPy is imported at the first call only, and its absence is an answer, not an error.
 """
@@ -31,6 +31,13 @@ def runtime() -> Any:
     from cupy.cuda import runtime
 
     return runtime
+
+
+def current_stream() -> int:
+    """Return the address of CuPy's current stream in this thread."""
+    from cupy.cuda import get_current_stream
+
+    return int(get_current_stream().ptr)
 
 
 def pin(address: int, nbytes: int) -> None:

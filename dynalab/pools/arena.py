@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynalab.errors import ConfigError, DeviceMemoryError, TierClosed
-from dynalab.pools import _locking, _pinning
+from dynalab.pools import _cuda, _locking
 from dynalab.pools.limits import available_memory
 from dynalab.units import format_size, parse_size
 
@@ -69,7 +69,7 @@ class HostArena:
         self.nbytes = parse_size(size, field="size")
         if self.nbytes == 0:
             raise ConfigError("size: an arena of 0 bytes holds nothing; ask for at least one byte")
-        why = "" if pinned is False else _pinning.why_no_cuda()
+        why = "" if pinned is False else _cuda.why_no_cuda()
         if pinned and why:
             raise DeviceMemoryError(f"pinned host memory cannot be had: {why}, or pass pinned=False")
         self.kind: Literal["pinned", "locked", "pageable"] = "pageable"
@@ -161,7 +161,7 @@ class HostArena:
 
     def _pin(self, *, must: bool) -> None:
         try:
-            _pinning.pin(self._address, self.nbytes)
+            _cuda.pin(self._address, self.nbytes)
             self.kind = "pinned"
         except Exception as error:  # CuPy's errors have no common base of their own
             if must:
@@ -188,7 +188,7 @@ class HostArena:
 def _release(mapping: mmap.mmap, offset: int, address: int, nbytes: int, kind: str) -> None:
     """Unpin or unlock, then drop the pages; the addresses stay reserved for as long as a view needs them."""
     if kind == "pinned":
-        _pinning.unpin(address)
+        _cuda.unpin(address)
     elif kind == "locked":
         _locking.unlock_pages(address, nbytes)
     mapping.madvise(mmap.MADV_DONTNEED, offset, nbytes)

@@ -90,6 +90,7 @@ def test_tensors_that_cannot_be_read_are_refused() -> None:
     refused("page_tokens=32", [(100, 2, 16, 8, 64)] * 4, page_tokens=32)
     refused("num_layers=5", [(100, 2, 16, 8, 64)] * 4, num_layers=5)
     refused("unsupported", [(100,)])
+    refused("page_tokens=16", [(2, 100, 16 * 512 - 1)] * 4, page_tokens=16)
     refused("unsupported", [()])
     refused("unsupported", [(100, 2, 16, 0, 64)])
     refused("unsupported", [(100, 3, 16, 8, 64)] * 4)

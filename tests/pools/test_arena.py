@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dynalab.errors import ConfigError, DeviceMemoryError, TierClosed
-from dynalab.pools import HostArena, _locking, _pinning, available_memory
+from dynalab.pools import HostArena, _cuda, _locking, available_memory
 
 
 def resident(address: int) -> dict[str, int]:
@@ -74,9 +74,9 @@ def test_a_forgotten_arena_is_given_back() -> None:
 
 def test_pinned_memory_is_unpinned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple] = []
-    monkeypatch.setattr(_pinning, "why_no_cuda", lambda: "")
-    monkeypatch.setattr(_pinning, "pin", lambda address, nbytes: calls.append(("pin", address, nbytes)))
-    monkeypatch.setattr(_pinning, "unpin", lambda address: calls.append(("unpin", address)))
+    monkeypatch.setattr(_cuda, "why_no_cuda", lambda: "")
+    monkeypatch.setattr(_cuda, "pin", lambda address, nbytes: calls.append(("pin", address, nbytes)))
+    monkeypatch.setattr(_cuda, "unpin", lambda address: calls.append(("unpin", address)))
     arena = HostArena(10_000)
     address = arena.address
     assert arena.kind == "pinned"
@@ -89,14 +89,14 @@ def test_pinned_memory_is_unpinned_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert calls == []
 
 
-def test_failure_to_pin_is_an_error_only_where_pinning_was_demanded(
+def test_failure_to_pin_is_an_error_only_where_cuda_was_demanded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(address: int, nbytes: int) -> None:
         raise RuntimeError("cudaErrorMemoryAllocation: out of memory")
 
-    monkeypatch.setattr(_pinning, "why_no_cuda", lambda: "")
-    monkeypatch.setattr(_pinning, "pin", refuse)
+    monkeypatch.setattr(_cuda, "why_no_cuda", lambda: "")
+    monkeypatch.setattr(_cuda, "pin", refuse)
     with pytest.raises(DeviceMemoryError, match=r"cannot be pinned \(cudaErrorMemoryAllocation.*pinned=False"):
         HostArena("1MiB", pinned=True)
     with caplog.at_level(logging.WARNING), HostArena("1MiB") as arena:

@@ -113,13 +113,13 @@ def test_an_interrupted_wait_loses_no_buffer(monkeypatch: pytest.MonkeyPatch) ->
         held = pool.acquire()
 
         def interrupt(bell: threading.Event, timeout: float | None) -> bool:
-            if early:
-                raise KeyboardInterrupt
-            held.release()
+            if turns.pop() == "after":
+                held.release()
             raise KeyboardInterrupt
 
         monkeypatch.setattr(threading.Event, "wait", interrupt)
-        for early in (True, False):
+        turns = ["after", "before"]
+        for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 pool.acquire()
             assert pool.stats()["waiting"] == 0
