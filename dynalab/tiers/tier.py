@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from dynalab.errors import ConfigError, TierClosed, TierError
+from dynalab.errors import ConfigError, TierClosed, TierError, TransferError
 from dynalab.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -274,7 +274,14 @@ class StorageTier(Tier):
         return self.layout.with_(order="block_first", alignment=1)
 
     @abstractmethod
-    def write(self, slots: npt.ArrayLike, sources: npt.NDArray[np.uint64], keys: BlockKeys) -> npt.NDArray[np.bool_]:
+    def write(
+        self,
+        slots: npt.ArrayLike,
+        sources: npt.NDArray[np.uint64],
+        keys: BlockKeys,
+        *,
+        errors: list[TransferError] | None = None,
+    ) -> npt.NDArray[np.bool_]:
         """Write blocks.
 
         Parameters
@@ -285,16 +292,23 @@ class StorageTier(Tier):
             Addresses in CPU memory of `block_bytes` contiguous bytes each.
         keys : BlockKeys
             Who they are; n of them.
+        errors : list of TransferError, optional
+            Takes one error for every block that is not written.
 
         Returns
         -------
         bool, shape (n,)
-            True for a block that is written; the others lie nowhere, and the tier's errors say why.
+            True for a block that is written; the others lie nowhere.
         """
 
     @abstractmethod
     def read(
-        self, slots: npt.ArrayLike, targets: npt.NDArray[np.uint64], hashes: npt.NDArray[np.uint64]
+        self,
+        slots: npt.ArrayLike,
+        targets: npt.NDArray[np.uint64],
+        hashes: npt.NDArray[np.uint64],
+        *,
+        errors: list[TransferError] | None = None,
     ) -> npt.NDArray[np.int8]:
         """Read blocks.
 
@@ -306,6 +320,8 @@ class StorageTier(Tier):
             Addresses in CPU memory with room for `block_bytes` contiguous bytes each.
         hashes : uint64, shape (n,)
             The blocks that should lie there.
+        errors : list of TransferError, optional
+            Takes one error for every block whose status is not `READ_OK`; a `CorruptBlock` for `READ_CORRUPT`.
 
         Returns
         -------
