@@ -123,20 +123,17 @@ def onboard(
         return False
     for i in range(first, last):
         x = ids[i]
-        if resident(cache, active, DEVICE, x):
-            if level[i] != DEVICE:
-                # Another request has brought it up since it was matched.
-                unpin(hold, level[i], x)
-                pin(hold, DEVICE, x)
-            if switch[OFFER_ALWAYS] and not switch[EXCLUSIVE]:
-                write_through(cache, filters, active, switch, events, traffic, hold, book, w, x, now, priority)
-        elif switch[EXCLUSIVE]:
+        held = resident(cache, active, DEVICE, x)
+        if not held and switch[EXCLUSIVE]:
             _rise(cache, filters, active, switch, events, traffic, hold, book, w, x, level[i], now, priority)
-        else:
+        elif not held:
             put(cache, events, hold, book, DEVICE, x)
             _copy_up(cache, active, switch, events, traffic, hold, book, w, x, level[i])
+        if level[i] != DEVICE and not (switch[EXCLUSIVE] and not held):
+            # Held is what another request has brought up since it was matched.
             unpin(hold, level[i], x)
             pin(hold, DEVICE, x)
+        if not switch[EXCLUSIVE] and (not held or switch[OFFER_ALWAYS]):
             write_through(cache, filters, active, switch, events, traffic, hold, book, w, x, now, priority)
     if last > first:
         _suspend(filters, refused, ids[last - 1])
@@ -177,8 +174,8 @@ def _through_buffer(traffic, book, w, x):
 @jit
 def _rise(cache, filters, active, switch, events, traffic, hold, book, w, x, level, now, priority):
     """Exclusive stack: block `x` leaves its tier for the device, whose victim sinks."""
+    rises_alone = hold[0][level, x] == 1
     unpin(hold, level, x)
-    rises_alone = hold[0][level, x] == 0
     if rises_alone:
         step(cache, REMOVE, level, x)
         events[level, REMOVED] += 1

@@ -54,6 +54,8 @@ PINNED, RESERVED = 0, 1
 NOBODY, REFUSED = -1, -3
 
 jit = numba.njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)
+#: For what is called from many places: inlined everywhere, it would take a minute to compile.
+shared = numba.njit(nogil=True, error_model="numpy", _nrt=False)
 _NODES = numba.types.UniTuple(numba.int32[:, ::1], N_TIERS)
 _INTS = numba.types.UniTuple(numba.int64[::1], N_TIERS)
 _FLOATS = numba.types.UniTuple(numba.float64[::1], N_TIERS)
@@ -111,7 +113,7 @@ def evictable(cache, hold, k):
     return _scalar(cache, k, SIZE) - hold[1][PINNED, k]
 
 
-@jit
+@shared
 def choose_victim(cache, hold, k, x, n_aside):
     """Let the policy of tier `k` choose a victim that is not in use, for the sake of block `x`.
 
@@ -133,7 +135,7 @@ def choose_victim(cache, hold, k, x, n_aside):
         n_aside += 1
 
 
-@jit
+@shared
 def bring_back(cache, hold, k, n_aside):
     """Enter the blocks that :func:`choose_victim` set aside."""
     for i in range(n_aside):
@@ -201,21 +203,23 @@ def demote(cache, filters, active, events, traffic, hold, book, w, x, now, prior
     # Victims belong to any request: one that is refused says nothing about the next.
     begin_request(filters[1][1])
     begin_request(filters[1][2])
-    if not active[HOST]:
-        if active[DISK]:
-            _sink_to_disk(cache, filters, active, events, traffic, hold, book, w, x, D2K, now, priority)
-        return
-    if hold is not None and resident(cache, active, HOST, x):
-        # Another user held the copy below when this block moved up.
-        step(cache, HIT, HOST, x)
-        return
-    if not wanted(filters, events, HOST, x, now, priority):
-        return
-    victim = put(cache, events, hold, book, HOST, x)
-    if victim >= 0 and active[DISK]:
-        # Before the copy that overwrites it.
-        _sink_to_disk(cache, filters, active, events, traffic, hold, book, w, victim, H2K, now, priority)
-    if victim != REFUSED:
+    sinking = x
+    edge = D2K
+    entered_host = False
+    if active[HOST]:
+        if hold is not None and resident(cache, active, HOST, x):
+            # Another user held the copy below when this block moved up.
+            step(cache, HIT, HOST, x)
+            return
+        if not wanted(filters, events, HOST, x, now, priority):
+            return
+        sinking = put(cache, events, hold, book, HOST, x)
+        entered_host = sinking != REFUSED
+        edge = H2K
+    # The victim's copy comes before the one that overwrites it.
+    if sinking >= 0 and active[DISK]:
+        _sink_to_disk(cache, filters, active, events, traffic, hold, book, w, sinking, edge, now, priority)
+    if entered_host:
         move(traffic, book, w, D2H, x)
 
 
@@ -241,16 +245,15 @@ def write_through(cache, filters, active, switch, events, traffic, hold, book, w
         entered_host = True
     if not active[DISK] or resident(cache, active, DISK, x):
         return
-    if switch[AROUND_HOST] or not active[HOST]:
-        if wanted(filters, events, DISK, x, now, priority) and put(cache, events, hold, book, DISK, x) != REFUSED:
-            move(traffic, book, w, D2K, x)
-    elif (
-        # Registration in host memory is what offers a block to the disk.
-        (entered_host or (switch[OFFER_ALWAYS] and resident(cache, active, HOST, x)))
+    around = switch[AROUND_HOST] or not active[HOST]
+    # Registration in host memory is what offers a block to the disk.
+    offered = around or entered_host or (switch[OFFER_ALWAYS] and resident(cache, active, HOST, x))
+    if (
+        offered
         and wanted(filters, events, DISK, x, now, priority)
         and put(cache, events, hold, book, DISK, x) != REFUSED
     ):
-        move(traffic, book, w, H2K, x)
+        move(traffic, book, w, D2K if around else H2K, x)
 
 
 @jit

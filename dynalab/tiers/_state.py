@@ -1,0 +1,74 @@
+"""The arrays that the directory's steps work on, as one tuple, and how a step is compiled."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+from dynalab.kv.keyed import keyed
+from dynalab.kv.policies._registry import STEP_TYPE
+from dynalab.kv.tiering.book import BOOK_TYPE
+from dynalab.kv.tiering.rules import FILTERS_TYPE, HOLD_TYPE, N_TIERS, jit
+from dynalab.tiers.identity_table import IDS_TYPE
+
+_NODES = numba.types.UniTuple(numba.int32[:, ::1], N_TIERS)
+_INTS = numba.types.UniTuple(numba.int64[::1], N_TIERS)
+I32, I64, U64, I8 = numba.int32[::1], numba.int64[::1], numba.uint64[::1], numba.int8[::1]
+_FLAGS = numba.boolean[::1]
+_I64_2D = numba.int64[:, ::1]
+#: Kinds, hashes and parents' hashes of events, and their number.
+NEWS_TYPE = numba.types.Tuple((I8, U64, U64, I64))
+STORE, GONE = 1, -1
+
+# Entries of ``state``: the policies' arrays, filters, tiers that exist, switches, counters, pins, book, stopped
+# filters, pins of slots whose block is gone, numbers of hashes, events.
+ARRAYS, FILTERS, ACTIVE, SWITCH, EVENTS, TRAFFIC, HOLD, BOOK, STOPPED, ORPHANS, IDS, NEWS = range(12)
+STATE_TYPE = numba.types.Tuple(
+    (
+        numba.types.Tuple((_NODES, _INTS, _INTS)),
+        FILTERS_TYPE,
+        _FLAGS,
+        _FLAGS,
+        _I64_2D,
+        _I64_2D,
+        HOLD_TYPE,
+        BOOK_TYPE,
+        numba.uint8[:, ::1],
+        numba.int32[:, ::1],
+        IDS_TYPE,
+        NEWS_TYPE,
+    )
+)
+
+
+class _LazyStep:
+    """A step that is compiled, or found on disk, at its first call: nobody waits for those that are not called."""
+
+    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
+        self._function = function
+        self._signature = signature
+        self._compiled: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._compiled is None:
+            with warnings.catch_warnings():
+                # Functions as values are an experimental feature of Numba, and it says so once per compilation.
+                warnings.simplefilter("ignore", numba.NumbaExperimentalFeatureWarning)
+                options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+                self._compiled = numba.njit(self._signature, **options)(keyed(self._function))
+        return self._compiled(*arguments)
+
+
+def compiled(returns: Any, *arguments: Any) -> Callable[[Callable[..., Any]], _LazyStep]:
+    """Compile a step that takes the three policies, the state, and `arguments`."""
+    signature = returns(STEP_TYPE, STEP_TYPE, STEP_TYPE, STATE_TYPE, *arguments)
+    return lambda function: _LazyStep(function, signature)
+
+
+@jit
+def as_cache(device, host, disk, state):
+    """Return the policies and their arrays as the rules want them."""
+    return ((device, host, disk), state[ARRAYS][0], state[ARRAYS][1], state[ARRAYS][2])

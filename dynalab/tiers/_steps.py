@@ -1,0 +1,368 @@
+"""Compiled steps of the directory: each a whole call of the stack, for one call costs what 50 blocks cost.
+
+Every step works on ``state``, the tuple of :func:`dynalab.tiers.directory.Directory`, and writes what follows from its
+decisions into it: copies into the book's ``moves``, and Store and Remove events (once per hash over all tiers) into
+``news``.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from dynalab.kv.policies._layout import HIT, REMOVE
+from dynalab.kv.tiering import pinned
+from dynalab.kv.tiering.book import (
+    CHANGED,
+    COUNTS,
+    MARKED,
+    N_CHANGED,
+    SLOT_OF,
+    free_slot,
+    mark_changed,
+)
+from dynalab.kv.tiering.rules import (
+    COMPUTED,
+    DEVICE,
+    DISK,
+    EXCLUSIVE,
+    HOST,
+    K2H,
+    N_TIERS,
+    PINNED,
+    REFUSED,
+    REMOVED,
+    RESERVED,
+    enter,
+    jit,
+    look_up,
+    move,
+    put,
+    resident,
+    step,
+    touch,
+)
+from dynalab.tiers._state import (
+    ACTIVE,
+    BOOK,
+    EVENTS,
+    FILTERS,
+    GONE,
+    HOLD,
+    I8,
+    I32,
+    IDS,
+    NEWS,
+    ORPHANS,
+    STOPPED,
+    STORE,
+    SWITCH,
+    TRAFFIC,
+    U64,
+    as_cache,
+    compiled,
+)
+from dynalab.tiers.identity_table import (
+    HASH_OF,
+    HELD,
+    NO_PARENT,
+    PARENT_OF,
+    PRIORITY_OF,
+    enter_ring,
+    leave_ring,
+    number_for,
+    number_of,
+    set_priority,
+)
+
+
+@jit
+def _publish(cache, state):
+    """Turn what entered and left the tiers into events, and keep the ring of numbers that no tier holds."""
+    book, ids, news = state[BOOK], state[IDS], state[NEWS]
+    for i in range(book[COUNTS][N_CHANGED]):
+        x = book[CHANGED][i]
+        book[MARKED][x] = 0
+        held = False
+        for k in range(N_TIERS):
+            held = held or resident(cache, state[ACTIVE], k, x)
+        if held == (ids[HELD][x] > 0):
+            continue
+        ids[HELD][x] = held
+        if held:
+            leave_ring(ids, x)
+        else:
+            enter_ring(ids, x)
+        n = news[3][0]
+        news[0][n] = STORE if held else GONE
+        news[1][n] = ids[HASH_OF][x]
+        news[2][n] = ids[HASH_OF][ids[PARENT_OF][x]] if ids[PARENT_OF][x] >= 0 else np.uint64(0)
+        news[3][0] = n + 1
+    book[COUNTS][N_CHANGED] = 0
+
+
+@jit
+def _still_there(cache, state, k, x, slot):
+    return resident(cache, state[ACTIVE], k, x) and state[BOOK][SLOT_OF][k, x] == slot
+
+
+@jit
+def _let_go(cache, state, k, x, slot):
+    """Take one pin back, be it of a block or of the slot of one that is gone."""
+    if _still_there(cache, state, k, x, slot):
+        pinned.unpin(state[HOLD], k, x)
+        return
+    state[ORPHANS][k, slot] -= 1
+    if state[ORPHANS][k, slot] == 0:
+        state[HOLD][1][RESERVED, k] -= 1
+        free_slot(state[BOOK], k, slot)
+
+
+@jit
+def _drop(cache, state, k, x):
+    """Remove block `x` from tier `k`; while it is in use its slot stays taken."""
+    slot = state[BOOK][SLOT_OF][k, x]
+    pins = state[HOLD][0][k, x]
+    step(cache, REMOVE, k, x)
+    state[EVENTS][k, REMOVED] += 1
+    mark_changed(state[BOOK], x)
+    if pins == 0:
+        free_slot(state[BOOK], k, slot)
+        return
+    state[HOLD][0][k, x] = 0
+    state[HOLD][1][PINNED, k] -= 1
+    state[HOLD][1][RESERVED, k] += 1
+    state[ORPHANS][k, slot] = pins
+
+
+@compiled(numba.int64, U64, I8)
+def find(device, host, disk, state, hashes, level):
+    """Set the tier that serves each of a sequence's blocks, 3 for none, changing nothing; return the prefix found."""
+    cache = as_cache(device, host, disk, state)
+    prefix = 0
+    for i in range(hashes.size):
+        x = number_of(state[IDS], hashes[i])
+        level[i] = COMPUTED if x < 0 else look_up(cache, state[ACTIVE], state[SWITCH], x, False)
+        prefix += prefix == i and level[i] != COMPUTED
+    return prefix
+
+
+@compiled(numba.int64, U64, I32, I8, I32)
+def match(device, host, disk, state, hashes, ids, level, slots):
+    """Give the blocks of a sequence numbers, pin its longest prefix held, and return the prefix's length."""
+    cache = as_cache(device, host, disk, state)
+    parent = np.int32(NO_PARENT)
+    for i in range(hashes.size):
+        ids[i] = number_for(cache, state[FILTERS], state[ACTIVE], state[IDS], hashes[i], parent)
+        if ids[i] < 0:
+            break
+        parent = ids[i]
+    end = pinned.match(cache, state[FILTERS], state[ACTIVE], state[SWITCH], state[HOLD], ids, 0, hashes.size, level)
+    for i in range(end):
+        slots[i] = state[BOOK][SLOT_OF][level[i], ids[i]]
+    return end
+
+
+@compiled(numba.int64, I32, I8, I32, numba.float64)
+def onboard(device, host, disk, state, ids, level, slots, now):
+    """Bring matched blocks to the device; return how many, or -1 where it has no room for them.
+
+    Blocks that have been lost since they were matched, and all behind them, are let go. `slots` becomes those on the
+    device.
+    """
+    cache = as_cache(device, host, disk, state)
+    end = 0
+    while end < ids.size and _still_there(cache, state, level[end], ids[end], slots[end]):
+        end += 1
+    done = pinned.onboard(
+        cache,
+        state[FILTERS],
+        state[ACTIVE],
+        state[SWITCH],
+        state[EVENTS],
+        state[TRAFFIC],
+        state[HOLD],
+        state[BOOK],
+        0,
+        ids,
+        0,
+        end,
+        level,
+        state[STOPPED],
+        now,
+        state[IDS][PRIORITY_OF],
+    )
+    for i in range(end if done else 0, ids.size):
+        _let_go(cache, state, level[i], ids[i], slots[i])
+    for i in range(end if done else 0):
+        level[i] = DEVICE
+        slots[i] = state[BOOK][SLOT_OF][DEVICE, ids[i]]
+    _publish(cache, state)
+    return end if done else -1
+
+
+@compiled(numba.boolean, I32, numba.float64)
+def allocate(device, host, disk, state, slots, now):
+    """Reserve room for new blocks on the device; False where there is too little, and nothing was done."""
+    cache = as_cache(device, host, disk, state)
+    done = pinned.allocate(
+        cache,
+        state[FILTERS],
+        state[ACTIVE],
+        state[SWITCH],
+        state[EVENTS],
+        state[TRAFFIC],
+        state[HOLD],
+        state[BOOK],
+        0,
+        slots.size,
+        state[STOPPED].shape[1] - 1,
+        slots,
+        now,
+        state[IDS][PRIORITY_OF],
+    )
+    _publish(cache, state)
+    return done
+
+
+@compiled(numba.boolean, U64, numba.uint64, numba.int64, I32, I32, numba.float64)
+def register(device, host, disk, state, hashes, parent_hash, priority, slots, ids, now):
+    """Register new blocks under their hashes; False where the numbers have run out, and nothing was done.
+
+    `parent_hash` is 0 for the first of a sequence. Slots of blocks that the device held already become theirs.
+    """
+    cache = as_cache(device, host, disk, state)
+    parent = np.int32(NO_PARENT)
+    if parent_hash != 0:
+        parent = number_for(cache, state[FILTERS], state[ACTIVE], state[IDS], parent_hash, parent)
+    before = parent
+    for i in range(hashes.size):
+        ids[i] = number_for(cache, state[FILTERS], state[ACTIVE], state[IDS], hashes[i], before)
+        if ids[i] < 0:
+            return False
+        set_priority(cache, state[ACTIVE], state[IDS], ids[i], priority)
+        before = ids[i]
+    if ids.size and parent_hash == 0:
+        # The sequence was matched, which has told who comes before whom.
+        parent = state[IDS][PARENT_OF][ids[0]]
+    pinned.register(
+        cache,
+        state[FILTERS],
+        state[ACTIVE],
+        state[SWITCH],
+        state[EVENTS],
+        state[TRAFFIC],
+        state[HOLD],
+        state[BOOK],
+        0,
+        ids,
+        0,
+        ids.size,
+        slots,
+        state[STOPPED],
+        parent,
+        now,
+        state[IDS][PRIORITY_OF],
+    )
+    _publish(cache, state)
+    return True
+
+
+@compiled(numba.void, I32, I8, I32)
+def let_go(device, host, disk, state, ids, level, slots):
+    """Take the pins of matched or registered blocks back."""
+    cache = as_cache(device, host, disk, state)
+    for i in range(ids.size):
+        _let_go(cache, state, level[i], ids[i], slots[i])
+
+
+@compiled(numba.void, I32)
+def give_back(device, host, disk, state, slots):
+    """Give reserved room back that was never registered."""
+    for i in range(slots.size):
+        state[HOLD][1][RESERVED, DEVICE] -= 1
+        free_slot(state[BOOK], DEVICE, slots[i])
+
+
+@compiled(numba.int64, numba.int64, U64, I32)
+def lose(device, host, disk, state, k, hashes, slots):
+    """Remove blocks from tier `k` whose bytes are not there, where those slots still are theirs; return how many."""
+    cache = as_cache(device, host, disk, state)
+    lost = 0
+    for i in range(hashes.size):
+        x = number_of(state[IDS], hashes[i])
+        if x >= 0 and _still_there(cache, state, k, x, slots[i]):
+            _drop(cache, state, k, x)
+            lost += 1
+    _publish(cache, state)
+    return lost
+
+
+@compiled(numba.int64, U64)
+def prefetch(device, host, disk, state, hashes):
+    """Note copies of a sequence's blocks from disk to host memory, up to the first that no tier holds."""
+    cache = as_cache(device, host, disk, state)
+    copied = 0
+    for i in range(hashes.size):
+        x = number_of(state[IDS], hashes[i])
+        level = COMPUTED if x < 0 else look_up(cache, state[ACTIVE], state[SWITCH], x, False)
+        if level == COMPUTED:
+            break
+        if level == DISK and state[ACTIVE][HOST]:
+            if put(cache, state[EVENTS], state[HOLD], state[BOOK], HOST, x) == REFUSED:
+                break
+            move(state[TRAFFIC], state[BOOK], 0, K2H, x)
+            copied += 1
+    _publish(cache, state)
+    return copied
+
+
+@compiled(numba.int64, U64)
+def use(device, host, disk, state, hashes):
+    """Tell the policies that blocks are used, up to the first that no tier holds; return how many."""
+    cache = as_cache(device, host, disk, state)
+    for i in range(hashes.size):
+        x = number_of(state[IDS], hashes[i])
+        level = COMPUTED if x < 0 else look_up(cache, state[ACTIVE], state[SWITCH], x, False)
+        if level == COMPUTED:
+            return i
+        if state[SWITCH][EXCLUSIVE]:
+            step(cache, HIT, level, x)
+        else:
+            touch(cache, state[ACTIVE], state[SWITCH], x, level)
+    return hashes.size
+
+
+@compiled(numba.int64, U64, U64, I32, I32)
+def restore(device, host, disk, state, hashes, parents, priority, slots):
+    """Enter the blocks that a disk held when it was opened; the disk's free slots are in front of `slots` in its ring.
+
+    Returns
+    -------
+    int
+        How many were entered: no more than there are numbers and room for.
+    """
+    cache = as_cache(device, host, disk, state)
+    for i in range(hashes.size):
+        parent = np.int32(NO_PARENT)
+        if parents[i] != 0:
+            parent = number_for(cache, state[FILTERS], state[ACTIVE], state[IDS], parents[i], parent)
+        x = number_for(cache, state[FILTERS], state[ACTIVE], state[IDS], hashes[i], parent)
+        if x < 0:
+            return i
+        set_priority(cache, state[ACTIVE], state[IDS], x, priority[i])
+        enter(cache, state[EVENTS], state[BOOK], DISK, x)
+        state[BOOK][SLOT_OF][DISK, x] = slots[i]
+        _publish(cache, state)
+        state[NEWS][3][0] = 0
+    return hashes.size
+
+
+@compiled(numba.void, numba.int64)
+def clear(device, host, disk, state, k):
+    """Remove every block that is not in use from tier `k`."""
+    cache = as_cache(device, host, disk, state)
+    for x in range(state[STOPPED].shape[1] - 1):
+        if resident(cache, state[ACTIVE], k, x) and state[HOLD][0][k, x] == 0:
+            _drop(cache, state, k, x)
+    _publish(cache, state)
