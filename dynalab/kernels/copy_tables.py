@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dynalab.errors import ConfigError, DeviceMemoryError
+from dynalab.errors import ConfigError
+from dynalab.kernels import gpu
+from dynalab.kernels.buffers import DeviceBuffer, PinnedBuffer, view_of
 from dynalab.kernels.copy import check_tables
-from dynalab.kernels.gpu import require_gpu
 
 _HOST_TO_DEVICE: Final = 1
 _EVENT_DISABLE_TIMING: Final = 2
@@ -52,6 +54,8 @@ class _Slot:
     def __init__(self, ring: TableRing) -> None:
         self.ring = ring
         self.event = ring.runtime.eventCreateWithFlags(_EVENT_DISABLE_TIMING)
+        # Not at the interpreter's end: the driver may be gone by then.
+        weakref.finalize(self, ring.runtime.eventDestroy, self.event).atexit = False
         self.capacity = 0
         self.staging: Any = None
         self.words: Any = None
@@ -64,9 +68,8 @@ class _Slot:
             return
         capacity = max(_SMALLEST, 1 << (nbytes - 1).bit_length())
         self.capacity, self.words = 0, None
-        self.staging = self.ring.allocate_pinned(capacity)
-        self.device = self.ring.allocate(capacity)
-        self.words = np.frombuffer(self.staging, np.int64, capacity // 8)
+        self.staging, self.device = self.ring.allocate_pinned(capacity), self.ring.allocate(capacity)
+        self.words = view_of(int(self.staging.ptr), capacity).view(np.int64)
         self.capacity = capacity
 
 
@@ -79,11 +82,12 @@ class TableRing:
         Copies that can be under way at once before a call has to wait for the oldest; the field takes two per
         concurrent transfer and two more, with four transfers.
     allocate : callable, optional
-        Takes bytes, returns an object with the device address as ``ptr``, such as the ``alloc`` of a CuPy memory pool.
+        Takes bytes, returns an object that keeps so much device memory, with its address as ``ptr``: the ``malloc`` of
+        a CuPy memory pool, for one. By default the CUDA runtime's own allocator.
     allocate_pinned : callable, optional
-        Takes bytes, returns pinned host memory with the buffer protocol and its address as ``ptr``.
+        The same for pinned host memory.
     runtime : module or object, optional
-        Has the calls of ``cupy.cuda.runtime``.
+        Has the calls of ``cupy.cuda.runtime``, which is the default.
     """
 
     def __init__(
@@ -96,26 +100,16 @@ class TableRing:
     ) -> None:
         if slots < 1:
             raise ConfigError(f"slots: {slots!r} is below 1")
-        if runtime is None or allocate is None or allocate_pinned is None:
-            require_gpu("a table ring with CuPy's memory")
-            from cupy import cuda as cupy_cuda
-
-            runtime = runtime or cupy_cuda.runtime
-            allocate = allocate or cupy_cuda.alloc
-            allocate_pinned = allocate_pinned or cupy_cuda.alloc_pinned_memory
-        self.runtime, self.allocate, self.allocate_pinned = runtime, allocate, allocate_pinned
+        self.runtime = gpu.cuda_runtime() if runtime is None else runtime
+        self.allocate = DeviceBuffer if allocate is None else allocate
+        self.allocate_pinned = PinnedBuffer if allocate_pinned is None else allocate_pinned
         self._free = deque(_Slot(self) for _ in range(slots))
         self._returned = threading.Condition()
 
     def _fill(self, slot: _Slot, tables: tuple[Any, Any, Any, int], stream: int) -> PairTable:
         src, dst, sizes, total = tables
         n, words = src.size, src.size * (3 if sizes.size > 1 else 2)
-        try:
-            slot.make_room(8 * words)
-        except Exception as error:
-            if type(error).__name__ in ("OutOfMemoryError", "CUDARuntimeError", "MemoryError"):
-                raise DeviceMemoryError(f"no memory for a table of {n} pairs ({8 * words} bytes): {error}") from error
-            raise
+        slot.make_room(8 * words)
         slot.words[:n] = src.view(np.int64)
         slot.words[n : 2 * n] = dst.view(np.int64)
         if sizes.size > 1:
@@ -182,7 +176,4 @@ def _ring_of(device: int) -> TableRing:
 
 def default_ring() -> TableRing:
     """Return the ring that all calls for the current device share."""
-    require_gpu("a copy on the GPU")
-    from cupy import cuda as cupy_cuda
-
-    return _ring_of(cupy_cuda.runtime.getDevice())
+    return _ring_of(gpu.cuda_runtime().getDevice())

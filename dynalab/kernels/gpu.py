@@ -119,6 +119,22 @@ def require_gpu(what: str = "this") -> None:
         raise ConfigError(f"{what} needs an NVIDIA GPU: {why}")
 
 
+def cuda_runtime() -> Any:
+    """Return CuPy's thin layer over the CUDA runtime: ``malloc``, ``memcpyAsync``, events and streams by address.
+
+    Its calls make the thread's device ready at need, and raise on errors.
+
+    Raises
+    ------
+    ConfigError
+        Where there is no GPU.
+    """
+    require_gpu("CUDA")
+    from cupy.cuda import runtime
+
+    return runtime
+
+
 def check_cuda(result: Any, what: str) -> Any:
     """Return the values of a ``cuda.bindings`` call, without its status.
 

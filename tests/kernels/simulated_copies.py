@@ -49,6 +49,9 @@ class Runtime:
     def eventCreateWithFlags(self, flags: int) -> int:
         return 1
 
+    def eventDestroy(self, event: int) -> None:
+        self.calls.append("destroy")
+
     def eventSynchronize(self, event: int) -> None:
         self.calls.append("wait")
 
