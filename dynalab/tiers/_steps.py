@@ -284,18 +284,16 @@ def give_back(device, host, disk, state, slots):
         free_slot(state[BOOK], DEVICE, slots[i])
 
 
-@compiled(numba.int64, numba.int64, U64, I32)
-def lose(device, host, disk, state, k, hashes, slots):
-    """Remove blocks from tier `k` whose bytes are not there, where those slots still are theirs; return how many."""
+@compiled(numba.void, numba.int64, U64, I32, numba.boolean[::1])
+def lose(device, host, disk, state, k, hashes, slots, lost):
+    """Remove blocks from tier `k` whose bytes are not there, where those slots still are theirs; tell which."""
     cache = as_cache(device, host, disk, state)
-    lost = 0
     for i in range(hashes.size):
         x = number_of(state[IDS], hashes[i])
         if x >= 0 and _still_there(cache, state, k, x, slots[i]):
             _drop(cache, state, k, x)
-            lost += 1
+            lost[i] = True
     _publish(cache, state)
-    return lost
 
 
 @compiled(numba.int64, U64)

@@ -212,7 +212,7 @@ class Directory:
     def outcome(self) -> Outcome:
         """Return, once, what followed from the last step."""
         n = int(self._book[COUNTS][N_MOVES])
-        moves = self._book[MOVES][:n].copy()
+        moves: npt.NDArray[np.int32] = self._book[MOVES][:n].copy()  # type: ignore[assignment]
         self._book[COUNTS][N_MOVES] = 0
         kinds, hashes, parents, count = self._news
         m = int(count[0])
@@ -294,9 +294,11 @@ class Directory:
         """Give reserved slots back that were never registered."""
         self._run(_steps.give_back, 0, slots)
 
-    def lose(self, tier: int, hashes: npt.NDArray[np.uint64], slots: npt.NDArray[np.int32]) -> int:
-        """Remove blocks whose bytes are not in these slots of a tier; return how many still were there."""
-        return int(self._run(_steps.lose, hashes.size, tier, hashes, slots))
+    def lose(self, tier: int, hashes: npt.NDArray[np.uint64], slots: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Remove blocks whose bytes are not in these slots of a tier; return which of them still were there."""
+        lost = np.zeros(hashes.size, np.bool_)
+        self._run(_steps.lose, hashes.size, tier, np.ascontiguousarray(hashes), np.ascontiguousarray(slots), lost)
+        return lost
 
     def prefetch(self, hashes: npt.NDArray[np.uint64]) -> int:
         """Bring a sequence's blocks from disk to host memory; return how many."""
@@ -306,7 +308,7 @@ class Directory:
         """Tell the policies that a sequence's blocks are used; return how many were found."""
         return int(self._run(_steps.use, 0, hashes))
 
-    def restore(self, slots: npt.NDArray[np.int64], keys: BlockKeys) -> int:
+    def restore(self, slots: npt.NDArray[Any], keys: BlockKeys) -> int:
         """Enter the blocks that the disk holds already, before anything else happens; return how many, the last ones.
 
         Raises

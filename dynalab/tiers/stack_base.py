@@ -1,0 +1,267 @@
+"""What stands behind a stack's operations: its parts, its life, and what is known about it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dynalab.errors import BlockStateError, ConfigError, TierClosed, TierError, TransferError
+from dynalab.kv.tiering.rules import DISK, N_TIERS, TIERS
+from dynalab.tiers.config import StackConfig
+from dynalab.tiers.directory import STORE, Directory, Filter, Outcome
+from dynalab.tiers.flow import Flow
+from dynalab.tiers.handles import Match
+from dynalab.tiers.leases import LeaseTable
+from dynalab.tiers.movers import movers, needs_bounce
+from dynalab.tiers.stack_options import filters_of, per_tier
+from dynalab.tiers.stack_stats import HitWindow, prometheus_text, stack_dataset
+from dynalab.tiers.transfer import Transfer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import xarray as xr
+
+    from dynalab.kv.layout import KVLayout
+    from dynalab.tiers.memory import MemoryTier
+    from dynalab.tiers.tier import StorageTier, Tier
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KvEvent:
+    """A block that entered the stack, or left its last tier.
+
+    Attributes
+    ----------
+    kind : {"store", "remove"}
+    hash, parent : int
+        Sequence hash, and that of the block before it (0 for none).
+    """
+
+    kind: str
+    hash: int
+    parent: int
+
+
+class StackBase:
+    """Tiers, directory and copies of a :class:`~dynalab.tiers.TierStack`, and everything but its requests."""
+
+    def __init__(
+        self,
+        device: MemoryTier,
+        host: MemoryTier | None = None,
+        disk: StorageTier | None = None,
+        *,
+        policy: str | Mapping[str, str] = "lru",
+        admission: str | Filter | Mapping[str, str | Filter] | None = None,
+        mode: str = "write_through",
+        admit_after: int = 2,
+        touch: str = "served",
+        disk_path: str = "staged",
+        config: StackConfig | None = None,
+        id_capacity: int | None = None,
+        max_pending_blocks: int = 65_536,
+        clock: Callable[[], float] = time.monotonic,
+        on_events: Callable[[list[KvEvent]], object] | None = None,
+    ) -> None:
+        tiers: tuple[Tier | None, ...] = (device, host, disk)
+        self.device, self.host, self.disk = device, host, disk
+        self.layout: KVLayout = device.layout
+        self.config = config or StackConfig()
+        slots = tuple(0 if tier is None else tier.capacity for tier in tiers)
+        self.mode = mode
+        self.policies = per_tier("policy", policy, "lru")
+        self.filters = filters_of(admission, mode, admit_after, host is not None, disk is not None)
+        n_ids = 2 * sum(slots) + 65_536 if id_capacity is None else id_capacity
+        if n_ids < sum(slots):
+            raise ConfigError(
+                f"id_capacity: {n_ids} is less than the {sum(slots)} slots; give as many, better twice that"
+            )
+        self._directory = Directory(
+            slots,  # type: ignore[arg-type]
+            self.policies,
+            self.filters,
+            mode=mode,
+            touch=touch,
+            disk_path=disk_path,
+            n_ids=n_ids,
+        )
+        self._lock = threading.RLock()
+        self._leases = LeaseTable()
+        self._clock, self._start = clock, clock()
+        self._on_events = on_events
+        self._max_pending = max_pending_blocks
+        self._window = HitWindow(self.config.cache_stats_max_requests, self.config.cache_stats_log_interval_s)
+        self._open_matches = 0
+        self._closed = False
+        with ExitStack() as undo:
+            bounce = None
+            if disk is not None and any(tier is not None and needs_bounce(tier, disk) for tier in (device, host)):
+                from dynalab.pools import BufferPool
+
+                # Each path has so many batches in flight; with fewer buffers they would wait for each other.
+                size = disk.block_bytes * self.config.max_transfer_batch_size
+                bounce = undo.enter_context(BufferPool(2 * self.config.max_concurrent_transfers, size))
+            self._flow = Flow(
+                slots,  # type: ignore[arg-type]
+                movers(device, host, disk, bounce=bounce),
+                self._lock,
+                self._lose,
+                concurrency=self.config.max_concurrent_transfers,
+                batch=self.config.max_transfer_batch_size,
+                block_bytes=device.block_bytes,
+            )
+            self._bounce = bounce
+            if disk is not None:
+                self._restored = self._directory.restore(*disk.recovered())
+            undo.pop_all()
+
+    def reset(self) -> None:
+        """Forget every block of every tier, after the copies in flight have ended.
+
+        Raises
+        ------
+        TierError
+            If blocks are in use.
+        """
+        self.drain()
+        with self._lock:
+            self._require_open()
+            used = {name: self._directory.in_use(k) for k, name in enumerate(TIERS) if self._directory.in_use(k)}
+            if used:
+                told = ", ".join(f"{count} of {name}" for name, count in used.items())
+                raise TierError(f"reset: blocks are in use ({told}); release them first")
+            if self.disk is not None:
+                held = self._directory.held(DISK)
+                self.disk.forget(self._directory.slot_of(DISK, held))
+            for k in range(N_TIERS):
+                if self._directory.capacity[k]:
+                    self._directory.clear(k)
+                    self._carry_out()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until no copy is in flight, at most `timeout` seconds; return whether that is so."""
+        return self._flow.engine.drain(timeout)
+
+    def flush(self) -> None:
+        """Return once everything offered to the disk so far survives a loss of power."""
+        self.drain()
+        if self.disk is not None:
+            self.disk.flush()
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Finish (or cancel) the copies in flight, and close the tiers; once."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._flow.close(cancel)
+        if self._bounce is not None:
+            self._bounce.close()
+        for tier in (self.device, self.host, self.disk):
+            if tier is not None:
+                tier.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(cancel=kind is not None)
+
+    # What is known about it.
+
+    def stats(self) -> xr.Dataset:
+        """Return counters and sizes over ``tier`` and ``edge``, with units."""
+        with self._lock:
+            return stack_dataset(self, self._directory, self._flow, self._window)
+
+    def metrics(self) -> str:
+        """Return the counters that KVBM exposes, under its names, in Prometheus' text format."""
+        with self._lock:
+            return prometheus_text(self._flow, self._window)
+
+    @property
+    def failures(self) -> tuple[TransferError, ...]:
+        """The last copies that failed, at most a hundred."""
+        return tuple(self._flow.failures)
+
+    def __repr__(self) -> str:
+        d = self._directory
+        parts = [f"{name} {d.size(k)} of {d.capacity[k]}" for k, name in enumerate(TIERS) if d.capacity[k]]
+        return f"<TierStack ({self.mode}): {', '.join(parts)} blocks{', closed' if self._closed else ''}>"
+
+    # Inside.
+
+    def _now(self) -> float:
+        return self._clock() - self._start
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise TierClosed("the stack is closed; make a new one")
+
+    def _take(self, match: Match) -> None:
+        """Use a match up."""
+        self._require_open()
+        if match._stack is not self:
+            raise BlockStateError("the match belongs to another stack")
+        if not match._open:
+            raise BlockStateError("the match was onboarded or released before; match again")
+        match._open = False
+        self._open_matches -= 1
+
+    def _carry_out(self, priority: int = 0) -> list[Transfer]:
+        outcome = self._directory.outcome()
+        self._publish(outcome)
+        return self._flow.carry_out(outcome, priority)
+
+    def _publish(self, outcome: Outcome) -> None:
+        if self._on_events is None or not outcome.news:
+            return
+        events = [KvEvent("store" if kind == STORE else "remove", key, parent) for kind, key, parent in outcome.news]
+        try:
+            self._on_events(events)
+        except Exception:
+            _log.exception("on_events failed")
+
+    def _lose(self, tier: int, hashes: npt.NDArray[np.uint64], slots: npt.NDArray[np.int32]) -> None:
+        """Forget blocks that are not where they should be; called with the lock held."""
+        lost = self._directory.lose(tier, hashes, slots)
+        self._publish(self._directory.outcome())
+        if lost.any() and tier == DISK and self.disk is not None:
+            self.disk.forget(slots[lost])
+
+    def _wait_for_room(self) -> None:
+        stats = self._flow.engine.stats()
+        if sum(path.pending_blocks for path in stats.values()) < self._max_pending:
+            return
+        # The oldest copies first: they are what the others wait for.
+        for transfer in self._flow.oldest():
+            transfer.wait()
+            if sum(path.pending_blocks for path in self._flow.engine.stats().values()) < self._max_pending:
+                return
+
+    def _give_up(self, transfers: Sequence[Transfer], after: float) -> None:
+        deadline = time.monotonic() + after
+        for transfer in transfers:
+            transfer.wait(max(0.0, deadline - time.monotonic()))
+        self._flow.cancel(transfers)
+        for transfer in transfers:
+            transfer.wait()
+
+    def _prefix_above_disk(self, hashes: npt.NDArray[np.uint64]) -> int:
+        with self._lock:
+            level = self._directory.find(hashes)[1]
+        below = level >= DISK
+        return int(np.argmax(below)) if below.any() else len(below)
