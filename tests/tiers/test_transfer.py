@@ -12,7 +12,8 @@ import pytest
 from gates import PATIENCE, Gate, blocks
 
 from dynalab.errors import ConfigError, TierError, TransferError
-from dynalab.tiers import Transfer, TransferEngine
+from dynalab.tiers import Transfer, TransferEngine, _path
+from dynalab.tiers import engine as engine_module
 
 
 @pytest.fixture
@@ -76,6 +77,36 @@ def test_so_many_batches_in_flight_and_no_more(gate: Gate) -> None:
         assert engine.drain(PATIENCE)
         stats = engine.stats()["a"]
         assert (gate.most, stats.most_in_flight, stats.batches, stats.transfers) == (3, 3, 7, 2)
+
+
+def test_idle_workers_are_not_counted_twice(gate: Gate) -> None:
+    """After any number of small jobs, a large one has all its batches in flight at once."""
+    with TransferEngine({"a": gate}, concurrency=4, batch=1) as engine:
+        begun = 0
+        for n in (1, 1, 1, 2, 1, 4, 1, 3, 4):
+            engine.submit([transfer := blocks("a", n)])
+            gate.wait_begun(begun + n)
+            assert engine.stats()["a"].in_flight == n
+            gate.let(*range(begun, begun + n))
+            assert transfer.result(PATIENCE).all()
+            begun += n
+
+
+def test_time_is_counted_once_where_batches_overlap(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 10.0
+    for module in (_path, engine_module):
+        monkeypatch.setattr(module, "perf_counter", lambda: now)
+    with TransferEngine({"a": gate}, concurrency=2, batch=1) as engine:
+        engine.submit([blocks("a", 2)])
+        gate.wait_begun(2)
+        now = 13.0
+        gate.open()
+        engine.drain(PATIENCE)
+        now = 20.0
+        engine.submit([blocks("a", 1)])
+        engine.drain(PATIENCE)
+        stats = engine.stats()["a"]
+        assert (stats.busy_s, stats.batch_s) == (3.0, 6.0)
 
 
 def test_paths_do_not_wait_for_each_other(one: TransferEngine, gate: Gate) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +19,15 @@ from dynalab.tiers import Transfer, TransferEngine
 
 def workers() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("dynalab-")]
+
+
+def until_somebody_waits(engine: TransferEngine) -> None:
+    """Return when a thread waits in `submit` for room."""
+    for _ in range(10_000):
+        if engine._submitters_waiting:
+            return
+        time.sleep(0.001)
+    raise AssertionError("nobody waits for room")
 
 
 @pytest.fixture
@@ -53,6 +63,7 @@ def test_submit_waits_for_room(tight: TransferEngine, gate: Gate) -> None:
         late = blocks("a", 2, "late")
         submitted = pool.submit(tight.submit, [late])
         gate.wait_begun(1)
+        until_somebody_waits(tight)
         gate.let(0)
         gate.wait_begun(2)
         assert not submitted.done(), "one block of room is not enough for two"
@@ -68,6 +79,7 @@ def test_cancelling_makes_room(tight: TransferEngine, gate: Gate) -> None:
     gate.wait_begun(1)
     with ThreadPoolExecutor(1) as pool:
         submitted = pool.submit(tight.submit, [blocks("a", 3)])
+        until_somebody_waits(tight)
         assert first.cancel() == 3
         assert submitted.result(PATIENCE)
 
@@ -93,6 +105,7 @@ def test_closing_wakes_those_who_wait_for_room(tight: TransferEngine, gate: Gate
     gate.wait_begun(1)
     with ThreadPoolExecutor(2) as pool:
         submitted = pool.submit(tight.submit, [never := blocks("a", 4)])
+        until_somebody_waits(tight)
         closed = pool.submit(tight.close)
         with pytest.raises(TierClosed):
             submitted.result(PATIENCE)
