@@ -82,7 +82,7 @@ class TwoQ(Reference):
         self.ain: OrderedDict[int, int] = OrderedDict()
         self.aout: OrderedDict[int, int] = OrderedDict()
         self.am: OrderedDict[int, int] = OrderedDict()
-        self.known: int | None = None
+        self.known: set[int] = set()  # blocks on their way in that were found in the ghost list
 
     def blocks(self) -> Iterable[int]:
         return [*self.ain, *self.am]
@@ -101,7 +101,7 @@ class TwoQ(Reference):
     def consult_ghost(self, x: int) -> None:
         if x in self.aout:
             del self.aout[x]
-            self.known = x
+            self.known.add(x)
 
     def evict(self, x: int) -> int:
         self.consult_ghost(x)
@@ -115,12 +115,13 @@ class TwoQ(Reference):
 
     def insert(self, x: int) -> None:
         self.consult_ghost(x)
-        (self.am if x == self.known else self.ain)[x] = 0
-        self.known = None
+        (self.am if x in self.known else self.ain)[x] = 0
+        self.known.discard(x)
 
     def remove(self, x: int) -> None:
         for queue in (self.ain, self.aout, self.am):
             queue.pop(x, None)
+        self.known.discard(x)
 
 
 class Segments:
@@ -329,10 +330,15 @@ class Lirs(Reference):
         self.queue.pop(x, None)
         self.lirs.add(x)
         while len(self.lirs) > self.lir_size:
-            self.prune()
-            bottom = pop_oldest(self.stack)
-            self.lirs.remove(bottom)
-            self.queue[bottom] = 0
+            self.demote()
+
+    def demote(self) -> None:
+        """The LIR block at the stack's bottom leaves the stack and becomes the queue's newest."""
+        self.prune()
+        bottom = pop_oldest(self.stack)
+        self.lirs.remove(bottom)
+        self.queue[bottom] = 0
+        self.prune()
 
     def prune(self) -> None:
         """The stack's bottom is LIR, always."""
@@ -355,6 +361,8 @@ class Lirs(Reference):
         self.tidy()
 
     def evict(self, x: int) -> int:
+        if not self.queue:
+            self.demote()  # several blocks leave before one enters, and none but LIR blocks are left
         victim = pop_oldest(self.queue)
         if victim in self.stack:
             self.stack[victim] = self.GONE

@@ -131,7 +131,7 @@ class S3Fifo(Reference):
         self.small: OrderedDict[int, int] = OrderedDict()  # block -> uses since insertion
         self.main: OrderedDict[int, int] = OrderedDict()
         self.ghost: OrderedDict[int, int] = OrderedDict()
-        self.known: int | None = None  # a block on its way in that was found in the ghost list
+        self.known: set[int] = set()  # blocks on their way in that were found in the ghost list
         self.has_evicted = False
 
     def blocks(self) -> Iterable[int]:
@@ -150,7 +150,7 @@ class S3Fifo(Reference):
     def consult_ghost(self, x: int) -> None:
         if x in self.ghost:
             del self.ghost[x]
-            self.known = x
+            self.known.add(x)
 
     def evict(self, x: int) -> int:
         self.consult_ghost(x)
@@ -176,9 +176,10 @@ class S3Fifo(Reference):
     def insert(self, x: int) -> None:
         self.consult_ghost(x)
         filling = not self.has_evicted and len(self.small) >= self.small_size
-        (self.main if x == self.known or filling else self.small)[x] = 0
-        self.known = None
+        (self.main if x in self.known or filling else self.small)[x] = 0
+        self.known.discard(x)
 
     def remove(self, x: int) -> None:
         for queue in (self.small, self.main, self.ghost):
             queue.pop(x, None)
+        self.known.discard(x)
