@@ -9,7 +9,7 @@ from typing import Any
 import numba
 
 from dynalab.kv.keyed import keyed
-from dynalab.kv.policies._registry import STEP_TYPE
+from dynalab.kv.policies._pointer import step_at
 from dynalab.kv.tiering.book import BOOK_TYPE
 from dynalab.kv.tiering.rules import FILTERS_TYPE, HOLD_TYPE, N_TIERS, jit
 from dynalab.tiers.identity_table import IDS_TYPE
@@ -44,6 +44,9 @@ STATE_TYPE = numba.types.Tuple(
 )
 
 
+_POLICIES_TYPE = numba.types.UniTuple(numba.int64, N_TIERS)
+
+
 class _LazyStep:
     """A step that is compiled, or found on disk, at its first call: nobody waits for those that are not called."""
 
@@ -63,12 +66,13 @@ class _LazyStep:
 
 
 def compiled(returns: Any, *arguments: Any) -> Callable[[Callable[..., Any]], _LazyStep]:
-    """Compile a step that takes the three policies, the state, and `arguments`."""
-    signature = returns(STEP_TYPE, STEP_TYPE, STEP_TYPE, STATE_TYPE, *arguments)
+    """Compile a step that takes the addresses of the three policies, the state, and `arguments`."""
+    signature = returns(_POLICIES_TYPE, STATE_TYPE, *arguments)
     return lambda function: _LazyStep(function, signature)
 
 
 @jit
-def as_cache(device, host, disk, state):
+def as_cache(policies, state):
     """Return the policies and their arrays as the rules want them."""
-    return ((device, host, disk), state[ARRAYS][0], state[ARRAYS][1], state[ARRAYS][2])
+    steps = (step_at(policies[0]), step_at(policies[1]), step_at(policies[2]))
+    return (steps, state[ARRAYS][0], state[ARRAYS][1], state[ARRAYS][2])

@@ -75,6 +75,9 @@ from dynalab.tiers.identity_table import (
     set_priority,
 )
 
+# Why a registration is refused.
+TWICE, NO_NUMBER = 1, 2
+
 
 @jit
 def _publish(cache, state):
@@ -136,9 +139,9 @@ def _drop(cache, state, k, x):
 
 
 @compiled(numba.int64, U64, I8)
-def find(device, host, disk, state, hashes, level):
+def find(policies, state, hashes, level):
     """Set the tier that serves each of a sequence's blocks, 3 for none, changing nothing; return the prefix found."""
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     prefix = 0
     for i in range(hashes.size):
         x = number_of(state[IDS], hashes[i])
@@ -148,9 +151,9 @@ def find(device, host, disk, state, hashes, level):
 
 
 @compiled(numba.int64, U64, I32, I8, I32)
-def match(device, host, disk, state, hashes, ids, level, slots):
+def match(policies, state, hashes, ids, level, slots):
     """Give the blocks of a sequence numbers, pin its longest prefix held, and return the prefix's length."""
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     parent = np.int32(NO_PARENT)
     for i in range(hashes.size):
         ids[i] = number_for(cache, state[FILTERS], state[ACTIVE], state[IDS], hashes[i], parent)
@@ -164,13 +167,13 @@ def match(device, host, disk, state, hashes, ids, level, slots):
 
 
 @compiled(numba.int64, I32, I8, I32, numba.float64)
-def onboard(device, host, disk, state, ids, level, slots, now):
+def onboard(policies, state, ids, level, slots, now):
     """Bring matched blocks to the device; return how many, or -1 where it has no room for them.
 
     Blocks that have been lost since they were matched, and all behind them, are let go. `slots` becomes those on the
     device.
     """
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     end = 0
     while end < ids.size and _still_there(cache, state, level[end], ids[end], slots[end]):
         end += 1
@@ -202,9 +205,9 @@ def onboard(device, host, disk, state, ids, level, slots, now):
 
 
 @compiled(numba.boolean, I32, numba.float64)
-def allocate(device, host, disk, state, slots, now):
+def allocate(policies, state, slots, now):
     """Reserve room for new blocks on the device; False where there is too little, and nothing was done."""
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     done = pinned.allocate(
         cache,
         state[FILTERS],
@@ -225,13 +228,13 @@ def allocate(device, host, disk, state, slots, now):
     return done
 
 
-@compiled(numba.boolean, U64, numba.uint64, numba.int64, I32, I32, numba.float64)
-def register(device, host, disk, state, hashes, parent_hash, priority, slots, ids, now):
-    """Register new blocks under their hashes; False where the numbers have run out, and nothing was done.
+@compiled(numba.int64, U64, numba.uint64, numba.int64, I32, I32, numba.float64)
+def register(policies, state, hashes, parent_hash, priority, slots, ids, now):
+    """Register new blocks under their hashes; 0, or why nothing was done.
 
     `parent_hash` is 0 for the first of a sequence. Slots of blocks that the device held already become theirs.
     """
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     parent = np.int32(NO_PARENT)
     if parent_hash != 0:
         parent = number_for(cache, state[FILTERS], state[ACTIVE], state[IDS], parent_hash, parent)
@@ -239,9 +242,18 @@ def register(device, host, disk, state, hashes, parent_hash, priority, slots, id
     for i in range(hashes.size):
         ids[i] = number_for(cache, state[FILTERS], state[ACTIVE], state[IDS], hashes[i], before)
         if ids[i] < 0:
-            return False
-        set_priority(cache, state[ACTIVE], state[IDS], ids[i], priority)
+            return NO_NUMBER
         before = ids[i]
+    seen = 0
+    while seen < ids.size and state[BOOK][MARKED][ids[seen]] == 0:
+        state[BOOK][MARKED][ids[seen]] = 1
+        seen += 1
+    for i in range(seen):
+        state[BOOK][MARKED][ids[i]] = 0
+    if seen < ids.size:
+        return TWICE
+    for i in range(ids.size):
+        set_priority(cache, state[ACTIVE], state[IDS], ids[i], priority)
     if ids.size and parent_hash == 0:
         # The sequence was matched, which has told who comes before whom.
         parent = state[IDS][PARENT_OF][ids[0]]
@@ -265,19 +277,19 @@ def register(device, host, disk, state, hashes, parent_hash, priority, slots, id
         state[IDS][PRIORITY_OF],
     )
     _publish(cache, state)
-    return True
+    return 0
 
 
 @compiled(numba.void, I32, I8, I32)
-def let_go(device, host, disk, state, ids, level, slots):
+def let_go(policies, state, ids, level, slots):
     """Take the pins of matched or registered blocks back."""
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     for i in range(ids.size):
         _let_go(cache, state, level[i], ids[i], slots[i])
 
 
 @compiled(numba.void, I32)
-def give_back(device, host, disk, state, slots):
+def give_back(policies, state, slots):
     """Give reserved room back that was never registered."""
     for i in range(slots.size):
         state[HOLD][1][RESERVED, DEVICE] -= 1
@@ -285,9 +297,9 @@ def give_back(device, host, disk, state, slots):
 
 
 @compiled(numba.void, numba.int64, U64, I32, numba.boolean[::1])
-def lose(device, host, disk, state, k, hashes, slots, lost):
+def lose(policies, state, k, hashes, slots, lost):
     """Remove blocks from tier `k` whose bytes are not there, where those slots still are theirs; tell which."""
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     for i in range(hashes.size):
         x = number_of(state[IDS], hashes[i])
         if x >= 0 and _still_there(cache, state, k, x, slots[i]):
@@ -297,9 +309,9 @@ def lose(device, host, disk, state, k, hashes, slots, lost):
 
 
 @compiled(numba.int64, U64)
-def prefetch(device, host, disk, state, hashes):
+def prefetch(policies, state, hashes):
     """Note copies of a sequence's blocks from disk to host memory, up to the first that no tier holds."""
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     copied = 0
     for i in range(hashes.size):
         x = number_of(state[IDS], hashes[i])
@@ -316,9 +328,9 @@ def prefetch(device, host, disk, state, hashes):
 
 
 @compiled(numba.int64, U64)
-def use(device, host, disk, state, hashes):
+def use(policies, state, hashes):
     """Tell the policies that blocks are used, up to the first that no tier holds; return how many."""
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     for i in range(hashes.size):
         x = number_of(state[IDS], hashes[i])
         level = COMPUTED if x < 0 else look_up(cache, state[ACTIVE], state[SWITCH], x, False)
@@ -332,7 +344,7 @@ def use(device, host, disk, state, hashes):
 
 
 @compiled(numba.int64, U64, U64, I32, I32)
-def restore(device, host, disk, state, hashes, parents, priority, slots):
+def restore(policies, state, hashes, parents, priority, slots):
     """Enter the blocks that a disk held when it was opened; the disk's free slots are in front of `slots` in its ring.
 
     Returns
@@ -340,7 +352,7 @@ def restore(device, host, disk, state, hashes, parents, priority, slots):
     int
         How many were entered: no more than there are numbers and room for.
     """
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     for i in range(hashes.size):
         parent = np.int32(NO_PARENT)
         if parents[i] != 0:
@@ -357,9 +369,9 @@ def restore(device, host, disk, state, hashes, parents, priority, slots):
 
 
 @compiled(numba.void, numba.int64)
-def clear(device, host, disk, state, k):
+def clear(policies, state, k):
     """Remove every block that is not in use from tier `k`."""
-    cache = as_cache(device, host, disk, state)
+    cache = as_cache(policies, state)
     for x in range(state[STOPPED].shape[1] - 1):
         if resident(cache, state[ACTIVE], k, x) and state[HOLD][0][k, x] == 0:
             _drop(cache, state, k, x)

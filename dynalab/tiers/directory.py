@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dynalab.errors import ConfigError, NotEnoughBlocks, TierError, unknown
+from dynalab.errors import BlockStateError, ConfigError, NotEnoughBlocks, TierError, unknown
 from dynalab.kv.admission import AdmissionState
 from dynalab.kv.policies import PolicyState, get_policy
+from dynalab.kv.policies._pointer import step_address
 from dynalab.kv.tiering.book import COUNTS, FREE, HEAD, MOVES, N_MOVES
 from dynalab.kv.tiering.rules import (
     AROUND_HOST,
@@ -96,6 +97,8 @@ class Directory:
     disk_path : {"staged", "direct"}
     n_ids : int
         Blocks that can be remembered, held or not.
+    tell : bool
+        Whether outcomes bring news; who does not listen need not pay for it.
 
     Notes
     -----
@@ -112,7 +115,9 @@ class Directory:
         touch: str,
         disk_path: str,
         n_ids: int,
+        tell: bool = True,
     ) -> None:
+        self._tell = tell
         if mode not in MODES:
             raise unknown("mode", mode, MODES)
         for field, value, choices in (("touch", touch, ("served", "all")), ("disk_path", disk_path, _PATHS)):
@@ -145,7 +150,7 @@ class Directory:
             )
             for given in filters
         ]
-        self._policies = tuple(state.step for state in states)
+        self._policies = tuple(step_address(state.step) for state in states)
         widest = max(slots)
         switch = np.zeros(N_SWITCHES, np.bool_)
         switch[EXCLUSIVE] = exclusive
@@ -207,7 +212,7 @@ class Directory:
     def _run(self, step: Any, size: int, *arguments: Any) -> Any:
         if size > self._room:
             self._scratch(2 * size)
-        return step(*self._policies, self._state, *arguments)
+        return step(self._policies, self._state, *arguments)
 
     def outcome(self) -> Outcome:
         """Return, once, what followed from the last step."""
@@ -216,8 +221,10 @@ class Directory:
         self._book[COUNTS][N_MOVES] = 0
         kinds, hashes, parents, count = self._news
         m = int(count[0])
-        news = tuple(zip(kinds[:m].tolist(), hashes[:m].tolist(), parents[:m].tolist(), strict=True)) if m else ()
         count[0] = 0
+        news: tuple[tuple[int, int, int], ...] = ()
+        if m and self._tell:
+            news = tuple(zip(kinds[:m].tolist(), hashes[:m].tolist(), parents[:m].tolist(), strict=True))
         return Outcome(moves, self.keys(moves[:, 1]), news)
 
     def keys(self, ids: npt.NDArray[np.int32]) -> BlockKeys:
@@ -279,7 +286,10 @@ class Directory:
     ) -> npt.NDArray[np.int32]:
         """Register blocks; set `slots` to where they are then, and return their numbers."""
         ids = np.empty(hashes.size, np.int32)
-        if not self._run(_steps.register, hashes.size, hashes, np.uint64(parent), priority, slots, ids, now):
+        answer = self._run(_steps.register, hashes.size, hashes, np.uint64(parent), priority, slots, ids, now)
+        if answer == _steps.TWICE:
+            raise BlockStateError("register: a hash is given twice; the blocks of one sequence differ in theirs")
+        if answer == _steps.NO_NUMBER:
             raise TierError(
                 f"id_capacity: all {self._slot_of.shape[1] - 1} numbers stand for blocks that are held or continued; "
                 "make it larger"

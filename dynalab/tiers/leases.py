@@ -37,6 +37,7 @@ class LeaseTable:
         self.slot = np.zeros(0, np.int32)
         self.number = np.zeros(0, np.int32)
         self.hash = np.zeros(0, np.uint64)
+        self._place = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         """Leases that have not ended."""
@@ -48,7 +49,7 @@ class LeaseTable:
         missing = n - len(self._free)
         if missing > 0:
             grow = max(missing, self._size, 256)
-            for name in ("state", "serial", "slot", "number", "hash"):
+            for name in ("state", "serial", "slot", "number", "hash", "_place"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros(grow, old.dtype)]))
             self._free.extend(range(self._size + grow - 1, self._size - 1, -1))
@@ -58,6 +59,12 @@ class LeaseTable:
         self.state[rows] = state
         self.slot[rows] = slots
         return rows
+
+    def are_distinct(self, rows: npt.NDArray[np.int64]) -> bool:
+        """Tell whether no lease is named twice."""
+        places = np.arange(len(rows))
+        self._place[rows] = places
+        return bool((self._place[rows] == places).all())
 
     def close(self, rows: npt.NDArray[np.int64]) -> None:
         """End leases."""
@@ -99,30 +106,27 @@ class Blocks:
             np.concatenate([self._serials, other._serials]),
         )
 
-    def require(self, *states: int) -> npt.NDArray[np.int64]:
+    def require(self, state: int = 0) -> npt.NDArray[np.int64]:
         """Return the leases' rows.
 
         Raises
         ------
         BlockStateError
-            If one has ended, or is in none of the `states`.
+            If one has ended, or is not in the `state` asked for.
         """
         leases = self._stack._leases
-        states = states or (ALLOCATED, REGISTERED)
         now = leases.state[self._rows]
         ended = leases.serial[self._rows] != self._serials
-        wrong = ended | ~np.isin(now, states)
+        wrong = ended | (now != state) if state else ended
         if wrong.any():
             i = int(np.argmax(wrong))
             is_now = _STATES[ENDED] if ended[i] else _STATES[now[i]]
-            wanted = " or ".join(_STATES[state] for state in states)
+            wanted = _STATES[state] if state else "allocated or registered"
             raise BlockStateError(
                 f"block {i} of {len(self)} is {is_now}, not {wanted}; allocate or match it again"
                 if ended[i]
                 else f"block {i} of {len(self)} (device slot {leases.slot[self._rows[i]]}) is {is_now}, not {wanted}"
             )
-        if len(states) == 1 and states[0] == ALLOCATED and len(np.unique(self._rows)) < len(self._rows):
-            raise BlockStateError("the same block is given twice; every block gets a hash of its own")
         return self._rows
 
     @property

@@ -227,14 +227,14 @@ class TierStack(StackBase):
             raise BlockStateError(
                 f"register: {len(blocks)} blocks and {len(names)} hashes; give one hash for each block"
             )
-        if len(np.unique(names)) < len(names):
-            raise BlockStateError("register: a hash is given twice; the blocks of one sequence differ in theirs")
         if isinstance(priority, bool) or not isinstance(priority, int | np.integer) or not 0 <= priority <= 100:
             raise ConfigError(f"priority: {priority!r} is not a whole number from 0 to 100")
         self._wait_for_room()
         with self._lock:
             self._require_open()
             rows = blocks.require(ALLOCATED)
+            if not self._leases.are_distinct(rows):
+                raise BlockStateError("register: the same block is given twice; every block gets a hash of its own")
             slots = self._leases.slot[rows]
             numbers = self._directory.register(names, int(parent), int(priority), slots, self._now())
             self._leases.state[rows] = REGISTERED
@@ -259,8 +259,8 @@ class TierStack(StackBase):
                 self._directory.let_go(what._ids, what._level, what._slots)
                 return
             rows = what.require()
-            if len(np.unique(rows)) < len(rows):
-                raise BlockStateError("release: the same block is given twice")
+            if not self._leases.are_distinct(rows):
+                raise BlockStateError("release: the same block is given twice; give each once")
             kept = rows[self._leases.state[rows] == REGISTERED]
             self._directory.let_go(self._leases.number[kept], np.zeros(len(kept), np.int8), self._leases.slot[kept])
             self._directory.give_back(self._leases.slot[rows[self._leases.state[rows] == ALLOCATED]])

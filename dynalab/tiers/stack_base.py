@@ -95,6 +95,7 @@ class StackBase:
             touch=touch,
             disk_path=disk_path,
             n_ids=n_ids,
+            tell=on_events is not None,
         )
         self._lock = threading.RLock()
         self._leases = LeaseTable()
