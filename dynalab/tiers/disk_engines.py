@@ -103,8 +103,8 @@ class _HostBlock:
 class KvikioEngine(DiskEngine):
     """KvikIO: between the file and GPU memory without a stop in host memory where GPUDirect Storage is set up.
 
-    Addresses are all of GPU memory or all of host memory in one call. Alignment is left to KvikIO, whose number of threads
-    is a setting of the whole process there.
+    Addresses are all of GPU memory or all of host memory in one call. Alignment is left to KvikIO, whose number of
+    threads is a setting of the whole process.
 
     Parameters
     ----------

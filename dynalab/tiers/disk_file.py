@@ -175,24 +175,25 @@ class TierFiles:
         self.superblock = wanted if old is None else old.grown_to(wanted, self.index)
         data_bytes, index_bytes = self.superblock.data_bytes, self.superblock.index_bytes
         # An index that is there grows in place: its superblock says only in the end that there is more.
-        draft = self.index.with_suffix(".new") if old is None else self.index
+        draft = self.index.with_name(f"{INDEX_NAME}.new") if old is None else self.index
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if old is None else 0)
+        self.index_fd = os.open(draft, flags, 0o644)
+        self._fds.append(self.index_fd)
         try:
-            self.index_fd = os.open(draft, flags, 0o644)
-            self._fds.append(self.index_fd)
             with under_cap(space.cap_path, space.cap, {self.data: data_bytes, self.index: index_bytes}):
                 reserve(lock_fd, self.data, data_bytes, space.zero_fill)
                 reserve(self.index_fd, self.index, index_bytes, zero_fill=True)
                 write_zeros(self.index_fd, PAGE if old is None else old.index_bytes, index_bytes)
-            os.fsync(lock_fd)
-            os.pwrite(self.index_fd, self.superblock.to_bytes(), 0)
-            os.fsync(self.index_fd)
         except BaseException:
             if os.fstat(lock_fd).st_size > size:
                 os.ftruncate(lock_fd, size)
             if old is None:
                 draft.unlink(missing_ok=True)
             raise
+        if self.superblock != old:
+            os.fsync(lock_fd)
+            os.pwrite(self.index_fd, self.superblock.to_bytes(), 0)
+            os.fsync(self.index_fd)
         if old is None:
             os.rename(draft, self.index)
             _sync_directory(self.index.parent)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from dynalab.errors import ConfigError, TierFull
+from dynalab.tiers.disk_superblock import PAGE
 from dynalab.units import format_size
 
 #: Bytes of zeros written at once where a file system cannot reserve space.
@@ -80,6 +81,8 @@ def fallocate(fd: int, size: int) -> None:
 
 def write_zeros(fd: int, begin: int, end: int) -> None:
     """Write zeros from one offset of a file to another, and bring them to the drive."""
+    if begin >= end:
+        return
     with mmap.mmap(-1, ZERO_BYTES) as zeros, memoryview(zeros) as view:
         while begin < end:
             begin += os.pwrite(fd, view[: min(ZERO_BYTES, end - begin)], begin)
@@ -112,7 +115,7 @@ def reserve(fd: int, path: Path, size: int, zero_fill: bool) -> None:
         return
     free = os.fstatvfs(fd)
     missing = size - before.st_blocks * 512
-    if missing > free.f_bfree * free.f_frsize:
+    if free.f_blocks and missing > free.f_bfree * free.f_frsize:  # some file systems in memory do not count
         # Said before anything is taken: a file system that is full for a moment hurts others, too.
         raise _full(path, size, f"its file system has {format_size(free.f_bfree * free.f_frsize)} free")
     try:
@@ -173,7 +176,7 @@ def under_cap(directory: Path, cap: int | None, planned: dict[Path, int]) -> Ite
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             used = allocated_bytes(directory)
-            grow = sum(max(0, size - _allocated(path)) for path, size in planned.items())
+            grow = sum(max(0, -(-size // PAGE) * PAGE - _allocated(path)) for path, size in planned.items())
         except OSError as error:
             raise _unknown(directory, error) from error
         if used + grow > cap:

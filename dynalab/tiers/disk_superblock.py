@@ -24,8 +24,8 @@ ENTRY_BYTES: Final = 64
 _MAGIC: Final = b"dynalabK"
 _VERSION: Final = 1
 # Magic, version, flags (none yet), block and slot bytes, capacity, file's own number, probe of the checksum,
-# fingerprint and summary of the layout; then the checksum of it all.
-_FIELDS: Final = struct.Struct("<8sIIQQQQQ32s256s")
+# fingerprint and summary of the layout, room; then, at the end of the sector, the checksum of it all.
+_FIELDS: Final = struct.Struct("<8sIIQQQQQ32s256s160x")
 _CHECK: Final = struct.Struct("<Q")
 _BEGIN: Final = struct.Struct("<8sI")
 

@@ -69,7 +69,7 @@ class Blocks:
 
 
 def refuse_direct(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    """Make this process's file systems ones without O_DIRECT: those that refuse the flag, or those that refuse to act."""
+    """Let file systems be without O_DIRECT: those that refuse the flag, or those that take it and refuse to act."""
     opened, preadv = os.open, os.preadv
     direct: set[int] = set()
 
