@@ -10,6 +10,13 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "PairCopier": "copier",
+    "PathTable": "paths",
+    "bench_gpu": "gpu_report",
+    "calibrated": "calibrate",
+    "checksum_blocks": "checksum",
+    "checksum_blocks_device": "checksum_device",
+    "choose_path": "paths",
     "copy_pairs": "copy",
     "copy_pairs_device": "copy_device",
     "copy_table": "copy_device",
@@ -17,7 +24,10 @@ _HOME = {
     "merge_runs": "memcpy",
     "permute_blocks": "permute",
     "permute_blocks_device": "permute_device",
+    "regret": "paths",
     "require_gpu": "gpu",
+    "select_victims": "victims",
+    "select_victims_device": "victims_device",
     "why_no_gpu": "gpu",
 }
 __all__ = list(_HOME)

@@ -28,8 +28,8 @@ cuda = cuda_module()
 LINK_BLOCKS: Final = 12
 #: Bytes that a warp moves in one round of four 16-byte words a thread; parts are multiples of it.
 ROUND: Final = 4 * 16 * WARP
-#: Longest part: beyond it nothing is gained, and the last warps to finish keep the others waiting.
-_LONGEST_PART: Final = 16 * ROUND
+#: Longest part: it outweighs the reading of the table, and the last warps to finish do not keep others waiting long.
+_LONGEST_PART: Final = 8 * ROUND
 _THREADS: Final = 1024
 _MOST_BLOCKS: Final = 2**31 - 1
 

@@ -49,9 +49,7 @@ def bars(records: Sequence[Record], choice: Mapping[str, Mapping[str, float]]) -
     inside = [r.of_large_copy for r in records if (r.direction, r.path) == ("d2d", "kernel")]
     mean, worst = REGRET_BARS
     return {
-        "d2d_64KiB": _least(
-            (r.of_large_copy for r in records if (r.direction, r.path) == ("d2d", "kernel")), SHARE_BAR
-        ),
+        "d2d_64KiB": _least(inside, SHARE_BAR),
         "link_64KiB_and_up_best": _least(best.values(), SHARE_BAR),
         "link_64KiB_and_up_kernel": _least((r.of_large_copy for r in large if r.path == "kernel"), SHARE_BAR),
         "h2d_4KiB_kernel_over_batch": _least([ours / theirs] if ours and theirs else [], BATCH_BAR),

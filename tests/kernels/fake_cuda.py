@@ -29,6 +29,7 @@ class FakeRuntime:
         self.memory: dict[int, np.ndarray] = {}
         self.times: dict[int, float] = {}
         self.streams = {0}
+        self.pinned: set[int] = set()
         self.calls: list[tuple] = []
 
     def malloc(self, nbytes: int) -> int:
@@ -44,7 +45,8 @@ class FakeRuntime:
         self.room += self.memory.pop(address).size - 4096
 
     def hostAlloc(self, nbytes: int, flags: int) -> int:
-        return self.malloc(nbytes)
+        self.pinned.add(address := self.malloc(nbytes))
+        return address
 
     freeHost = free
 

@@ -186,3 +186,11 @@ def test_unknown_names_of_the_package() -> None:
 
     with pytest.raises(AttributeError, match="copy_all"):
         _ = dynalab.kernels.copy_all
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    import dynalab.kernels
+
+    assert {name: callable(getattr(dynalab.kernels, name)) for name in dynalab.kernels.__all__} == dict.fromkeys(
+        dynalab.kernels.__all__, True
+    )

@@ -143,6 +143,14 @@ def test_all_gpu_paths_are_calibrated_and_taken(cuda, tmp_path) -> None:
     assert cuda.streams == {0}
 
 
+def test_directions_are_what_their_names_say(cuda) -> None:
+    rig = GpuRig(1 << 20)
+    for direction in rig.paths:
+        sides = ["h" if address in cuda.pinned else "d" for address in rig.arena(direction)]
+        assert "2".join(sides) == direction
+    assert len({address for direction in rig.paths for address in rig.arena(direction)}) == 4
+
+
 @pytest.mark.parametrize("direction", ["h2d", "d2h", "d2d"])
 def test_a_path_that_writes_a_byte_too_many_is_found(cuda, monkeypatch, direction) -> None:
     def careless(src, dst, nbytes, direction, stream) -> None:
