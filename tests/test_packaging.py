@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "workload": set(),
     "kernels": set(),
     "pools": set(),
-    "testing": {"workload", "kv"},
+    "testing": {"workload", "kv", "tiers"},
     "kv": {"workload"},
     "net": {"pools"},
     "cache": {"workload", "kv"},
