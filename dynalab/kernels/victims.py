@@ -154,26 +154,26 @@ _FIELDS: Final = {
 }
 
 
-def check_columns(**columns: npt.NDArray[Any]) -> tuple[int, tuple[int, int, int]]:
-    """Return the number of blocks and the three flips, or say which column is not what it should be."""
-    n = len(columns["priority"])
+def check_columns(**columns: tuple[np.dtype[Any], tuple[int, ...]]) -> tuple[int, tuple[int, int, int]]:
+    """Return the number of blocks and the three flips, or say which column has a type or shape that does not fit."""
+    shape = columns["priority"][1]
     flips = []
-    for field, column in columns.items():
-        if column.ndim != 1 or len(column) != n:
+    for field, (dtype, its_shape) in columns.items():
+        if len(its_shape) != 1 or its_shape != shape:
             raise ConfigError(
-                f"{field}: shape {list(column.shape)} does not fit {n} priorities; pass one value per block"
+                f"{field}: shape {list(its_shape)} does not fit {list(shape)} priorities; pass one value per block"
             )
         if field == "pinned":
-            if column.dtype.kind not in "biu" or column.dtype.itemsize not in (1, 4):
-                raise ConfigError(f"pinned: dtype {column.dtype} cannot be; pass bool, uint8 or int32")
+            if dtype.kind not in "biu" or dtype.itemsize not in (1, 4):
+                raise ConfigError(f"pinned: dtype {dtype} cannot be; pass bool, uint8 or int32")
             continue
         bits, by_kind = _FIELDS[field]
-        if column.dtype.kind not in by_kind or column.dtype.itemsize * 8 != bits:
-            raise ConfigError(f"{field}: dtype {column.dtype} cannot be; pass int{bits} or uint{bits}")
-        flips.append(by_kind[column.dtype.kind])
-    if n >= 2**31 - 1:
-        raise ConfigError(f"priority: {n} blocks are more than int32 can number; split them")
-    return n, (flips[0], flips[1], flips[2])
+        if dtype.kind not in by_kind or dtype.itemsize * 8 != bits:
+            raise ConfigError(f"{field}: dtype {dtype} cannot be; pass int{bits} or uint{bits}")
+        flips.append(by_kind[dtype.kind])
+    if shape[0] >= 2**31 - 1:
+        raise ConfigError(f"priority: {shape[0]} blocks are more than int32 can number; split them")
+    return shape[0], (flips[0], flips[1], flips[2])
 
 
 def select_victims(
@@ -214,11 +214,12 @@ def select_victims(
     """
     if k < 0:
         raise ConfigError(f"k: {k} victims cannot be; pass 0 or more")
-    columns = [np.ascontiguousarray(column) for column in (priority, last_use, position, pinned)]
-    n, flips = check_columns(**dict(zip(("priority", "last_use", "position", "pinned"), columns, strict=True)))
+    given = {"priority": priority, "last_use": last_use, "position": position, "pinned": pinned}
+    columns = {field: np.asarray(column) for field, column in given.items()}
+    n, flips = check_columns(**{field: (column.dtype, column.shape) for field, column in columns.items()})
     if k == 0 or n == 0:
         return np.empty(0, np.int32)
     # One compiled version for either sign.
-    unsigned = [column.view(f"u{column.dtype.itemsize}") for column in columns]
+    unsigned = [np.ascontiguousarray(column).view(f"u{column.dtype.itemsize}") for column in columns.values()]
     chosen, heads, tails = _select(*unsigned, min(k, n), tuple(map(np.uint64, flips)))
     return chosen[np.lexsort((tails, heads))]

@@ -157,7 +157,7 @@ def test_pins_of_any_kind_count() -> None:
         ("priority", np.zeros(3, np.int64), "priority: dtype int64 cannot be; pass int32 or uint32"),
         ("last_use", np.zeros(3), "last_use: dtype float64 cannot be; pass int64 or uint64"),
         ("last_use", np.zeros(3, "m8[s]"), "last_use: dtype timedelta64"),
-        ("position", np.zeros(4, np.int32), r"position: shape \[4\] does not fit 3 priorities"),
+        ("position", np.zeros(4, np.int32), r"position: shape \[4\] does not fit \[3\] priorities"),
         ("position", np.zeros((3, 1), np.int32), r"position: shape \[3, 1\]"),
         ("pinned", np.zeros(3, np.int64), "pinned: dtype int64 cannot be; pass bool, uint8 or int32"),
         ("pinned", np.zeros(2, bool), r"pinned: shape \[2\]"),
