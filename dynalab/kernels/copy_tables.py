@@ -35,8 +35,10 @@ class PairTable:
         Device addresses of `pairs` int64 each.
     sizes : int
         Device address of the sizes, or 0: all pairs have `largest` bytes.
-    pairs, largest, total : int
-        Number of pairs, bytes of the largest one, and of all.
+    pairs, largest : int
+        Number of pairs, and bytes of the largest one.
+    memory : object
+        Keeps the device memory.
     """
 
     sources: int
@@ -44,7 +46,6 @@ class PairTable:
     sizes: int
     pairs: int
     largest: int
-    total: int
     memory: Any = field(default=None, repr=False)
 
 
@@ -107,7 +108,7 @@ class TableRing:
         self._returned = threading.Condition()
 
     def _fill(self, slot: _Slot, tables: tuple[Any, Any, Any, int], stream: int) -> PairTable:
-        src, dst, sizes, total = tables
+        src, dst, sizes, _ = tables
         n, words = src.size, src.size * (3 if sizes.size > 1 else 2)
         slot.make_room(8 * words)
         slot.words[:n] = src.view(np.int64)
@@ -122,7 +123,6 @@ class TableRing:
             sizes=base + 16 * n if sizes.size > 1 else 0,
             pairs=n,
             largest=int(sizes.max()),
-            total=total,
             memory=slot.device,
         )
 
@@ -146,7 +146,7 @@ class TableRing:
         """
         tables = check_tables(src, dst, nbytes)
         if tables[0].size == 0:
-            yield PairTable(0, 0, 0, 0, 0, 0)
+            yield PairTable(0, 0, 0, 0, 0)
             return
         with self._returned:
             self._returned.wait_for(lambda: bool(self._free))
