@@ -89,7 +89,7 @@ def sample_kernel(priority, last_use, position, pinned, wide, flip_p, flip_u, fl
         high[i], low[i] = _key(priority, last_use, position, flip_p, flip_u, flip_q, at)
         number[i] = at
         if _held(pinned, wide, at):
-            high[i], low[i], number[i] = _LAST, _LAST, _LAST
+            high[i] = _LAST
     cuda.syncthreads()
     size = 2
     while size <= samples:  # bitonic
@@ -171,7 +171,6 @@ def filter_kernel(
                 store4(listed + 8 * place + 4, int(bins[item]))
                 place += 1
         first += cuda.gridDim.x * threads * ITEMS
-        cuda.syncthreads()
     for i in range(thread, bounds + 1, threads):
         if counts[i]:
             atomic_add(state + 8 * (_COUNTS + i), counts[i])
