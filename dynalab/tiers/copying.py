@@ -8,9 +8,8 @@ the layouts and the places determine is worked out once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +23,42 @@ if TYPE_CHECKING:
     Addresses = npt.NDArray[np.uint64]
     Slots = npt.NDArray[np.integer[Any]]
 
-#: Ways to copy from or to a GPU: our kernel, one call for the whole batch, or one call for each contiguous run.
-CopyPath = Literal["kernel", "batch", "each"]
-#: Chooses among them by direction ("d2h", "h2d", "d2d"), bytes of a piece and number of pieces.
-PathSelector = Callable[[str, int, int], CopyPath]
-
 #: Bytes of a piece below which copy engines need longer to be asked than the link to carry it. The field measured a
 #: cliff between 24 and 28 KiB host to device, on an H100 with PCIe 5.
 SMALL_PIECE: Final = 28 * 1024
 _CPU: Final = -1
+
+
+class Selector(Protocol):
+    """What copies from and to a GPU by the path that it holds for the quickest, a `PairCopier` for instance."""
+
+    def copy(self, src: Addresses, dst: Addresses, nbytes: int, *, direction: str, stream: int) -> object:
+        """Ask for a copy of pairs, in stream order; the direction is "h2d", "d2h" or "d2d"."""
+
+
+class SizeRule:
+    """The selector for a GPU on which nothing was measured: by the bytes of a piece alone."""
+
+    def path(self, direction: str, nbytes: int, pieces: int) -> str:
+        """Return the path: the kernel for small pieces that go to the GPU, copy engines for all else.
+
+        Examples
+        --------
+        >>> rule = SizeRule()
+        >>> rule.path("h2d", 4096, 1000), rule.path("h2d", 65536, 1000), rule.path("d2h", 4096, 1000)
+        ('kernel', 'batch', 'batch')
+        """
+        return "kernel" if direction != "d2h" and nbytes < SMALL_PIECE and pieces > 1 else "batch"
+
+    def copy(self, src: Addresses, dst: Addresses, nbytes: int, *, direction: str, stream: int) -> object:
+        """Ask for a copy of pairs, in stream order."""
+        from dynalab.kernels.memcpy import driver_copies
+        from dynalab.kernels.paths_gpu import GPU_PATHS
+
+        path = self.path(direction, nbytes, len(src))
+        if path == "batch" and not driver_copies().has_batch:
+            path = "async"
+        return GPU_PATHS[path](src, dst, nbytes, direction, stream)
 
 
 @dataclass(frozen=True)
@@ -89,9 +115,8 @@ class BlockCopy:
     source, target : Place
     threads : int
         For copies within memory of the CPU: threads that share a large one.
-    selector : callable, optional
-        For copies from and to a GPU: see `PathSelector`. By default the kernel for small pieces that go to the GPU, and
-        copy engines for all else.
+    selector : Selector, optional
+        For copies from and to a GPU; by default a `SizeRule`.
 
     Raises
     ------
@@ -101,13 +126,13 @@ class BlockCopy:
         If a copy needs pinned memory and has none.
     """
 
-    def __init__(self, source: Place, target: Place, *, threads: int = 1, selector: PathSelector | None = None) -> None:
+    def __init__(self, source: Place, target: Place, *, threads: int = 1, selector: Selector | None = None) -> None:
         if not source.layout.compatible(target.layout):
             raise LayoutError(
                 f"layouts: {source.layout.summary()} and {target.layout.summary()} do not hold the same blocks; "
                 "give all tiers layouts of one shape and dtype"
             )
-        self._threads, self._selector = threads, selector or default_path
+        self._threads, self._selector = threads, selector or SizeRule()
         self._device = max(source.device, target.device)
         self._reachable = all(place.device != _CPU or place.pinned for place in (source, target))
         self._direction = ("h" if source.device == _CPU else "d") + "2" + ("h" if target.device == _CPU else "d")
@@ -167,31 +192,16 @@ class BlockCopy:
 
     def _ask(self, src: Addresses, dst: Addresses, stream: int) -> None:
         """Ask the GPU for a copy, in the order of a stream."""
-        from dynalab.kernels import copy_pairs_device, permute_blocks_device
+        from dynalab.kernels import permute_blocks_device
         from dynalab.kernels.memcpy import driver_copies
 
         if not self._by_table:
             permute_blocks_device(src, dst, *self._box, stream=stream)
             return
-        # Only the driver can copy from and to pages that are not pinned.
-        path = self._selector(self._direction, self._nbytes, len(src)) if self._reachable else "each"
-        if path == "kernel":
-            copy_pairs_device(src, dst, self._nbytes, stream=stream)
-        elif path == "batch" and driver_copies().has_batch:
-            driver_copies().batch(src, dst, self._nbytes, stream=stream)
-        else:
+        if self._reachable:
+            self._selector.copy(src, dst, self._nbytes, direction=self._direction, stream=stream)
+        else:  # Only the driver can copy from and to pages that are not pinned.
             driver_copies().each(src, dst, self._nbytes, stream=stream)
-
-
-def default_path(direction: str, nbytes: int, pieces: int) -> CopyPath:
-    """Choose the path for a copy from or to a GPU where nothing was measured.
-
-    Examples
-    --------
-    >>> default_path("h2d", 4096, 1000), default_path("h2d", 65536, 1000), default_path("d2h", 4096, 1000)
-    ('kernel', 'batch', 'batch')
-    """
-    return "kernel" if direction != "d2h" and nbytes < SMALL_PIECE and pieces > 1 else "batch"
 
 
 def _table(first: Addresses, slots: Slots, step: np.uint64) -> Addresses:

@@ -244,7 +244,7 @@ class TransferEngine:
     def _cancel(self, transfer: Transfer) -> tuple[list[Path], int]:
         path = self._paths[transfer.path]
         first, end = transfer._next, len(transfer.src)
-        if first == end or transfer._state != SUBMITTED:
+        if first == end:
             return [], 0
         transfer._next = end
         transfer._left -= end - first
@@ -361,7 +361,6 @@ def _move(mover: Mover, transfer: Transfer, lo: int, hi: int) -> int:
         transfer.ok[lo:hi] = arrived
         return int(np.count_nonzero(arrived))
     except BaseException as error:  # Whatever it is, it must not end the worker and leave blocks without an outcome.
-        transfer.ok[lo:hi] = False
         slots = f"slots {transfer.src[lo:hi].tolist()} to {transfer.dst[lo:hi].tolist()}"
         failure = TransferError(
             f"{transfer.path}: blocks {lo} to {hi - 1} of {len(transfer)} ({slots}): {type(error).__name__}: {error}"

@@ -6,6 +6,7 @@ where the tier at the other end does not keep its blocks like that, they pass th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dynalab.errors import ConfigError, LayoutError, TransferError
-from dynalab.tiers.copying import BlockCopy, PathSelector, Place
+from dynalab.errors import ConfigError, DynalabError, LayoutError, TransferError
+from dynalab.tiers.copying import BlockCopy, Place, Selector, SizeRule
 from dynalab.tiers.memory import MemoryTier
 from dynalab.tiers.tier import READ_OK, BlockKeys, StorageTier
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     Addresses = npt.NDArray[np.uint64]
     Outcome = npt.NDArray[np.bool_]
 
+_log = logging.getLogger(__name__)
+
 
 def movers(
     device: MemoryTier | None = None,
@@ -35,7 +38,7 @@ def movers(
     *,
     bounce: BufferPool | None = None,
     threads: int = 1,
-    selector: PathSelector | None = None,
+    selector: Selector | None = None,
 ) -> dict[str, Mover]:
     """Return the movers for all paths between the tiers that there are.
 
@@ -48,8 +51,9 @@ def movers(
         where `needs_bounce` says so; pinned ones beside a GPU.
     threads : int
         For copies within CPU memory: threads that share a large one.
-    selector : callable, optional
-        How to copy from and to a GPU, see :data:`dynalab.tiers.copying.PathSelector`.
+    selector : Selector, optional
+        What copies from and to a GPU. By default, where there is one, a :class:`dynalab.kernels.PairCopier` that is
+        calibrated at its first use on this machine.
 
     Returns
     -------
@@ -78,6 +82,8 @@ def movers(
     ...         bool(transfer.result().all()), bool((device.get(2) == host.get(7)).all())
     (True, True)
     """
+    if selector is None and any(tier is not None and Place.of(tier).device >= 0 for tier in (device, host)):
+        selector = _calibrated()
     found: dict[str, Mover] = {}
     if device is not None and host is not None:
         found["device_to_host"] = MemoryMover(device, host, threads, selector)
@@ -88,6 +94,17 @@ def movers(
                 found[f"{memory.name}_to_{disk.name}"] = StorageWriter(memory, disk, bounce, threads, selector)
                 found[f"{disk.name}_to_{memory.name}"] = StorageReader(memory, disk, bounce, threads, selector)
     return found
+
+
+def _calibrated() -> Selector:
+    """Return the copier that was calibrated on this GPU, or a plain rule where it cannot be now."""
+    from dynalab.kernels import PairCopier
+
+    try:
+        return PairCopier.for_gpu()
+    except DynalabError as error:  # The tiers may have left it no memory to measure with.
+        _log.warning("copy paths of the GPU are not measured (%s): they are chosen by size alone", error)
+        return SizeRule()
 
 
 def needs_bounce(memory: MemoryTier, disk: StorageTier) -> bool:
@@ -101,7 +118,7 @@ def needs_bounce(memory: MemoryTier, disk: StorageTier) -> bool:
 class MemoryMover:
     """Copy blocks from one memory tier to another."""
 
-    def __init__(self, source: MemoryTier, target: MemoryTier, threads: int, selector: PathSelector | None) -> None:
+    def __init__(self, source: MemoryTier, target: MemoryTier, threads: int, selector: Selector | None) -> None:
         self._source, self._target = source, target
         self._copy = BlockCopy(Place.of(source), Place.of(target), threads=threads, selector=selector)
 
@@ -133,7 +150,7 @@ class _StorageMover:
         disk: StorageTier,
         bounce: BufferPool | None,
         threads: int,
-        selector: PathSelector | None,
+        selector: Selector | None,
     ) -> None:
         self._memory, self._disk, self._bounce = memory, disk, bounce
         self._place = Place.of(memory)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from dynalab.kernels import copy_pairs, memcpy, permute_blocks
 from dynalab.kv import KVLayout
 from dynalab.testing.tiers import LAYOUTS
 from dynalab.tiers import HostTier, copying
-from dynalab.tiers.copying import SMALL_PIECE, BlockCopy, Place, default_path
+from dynalab.tiers.copying import SMALL_PIECE, BlockCopy, Place, SizeRule
 from dynalab.tiers.device import CudaMemory
 
 BASE = LAYOUTS["block_first"]
@@ -39,34 +41,45 @@ class Gpu:
     def synchronize(self) -> None:
         self.calls.append("synchronize")
 
-    def _copy(self, how: str, twin: Any, *args: Any, stream: int) -> None:
+    def ask(self, how: str, twin: Any, *args: Any, stream: int) -> None:
         assert stream == self.ptr
         self.calls.append(how)
         if self.broken:
             raise TransferError("the GPU has fallen off the bus")
         twin(*args)
 
-    def kernel(self, *args: Any, stream: int) -> None:
-        self._copy("kernel", copy_pairs, *args, stream=stream)
-
     def permute(self, *args: Any, stream: int) -> None:
-        self._copy("permute", permute_blocks, *args, stream=stream)
-
-    def batch(self, *args: Any, stream: int) -> None:
-        assert self.has_batch
-        self._copy("batch", copy_pairs, *args, stream=stream)
+        self.ask("permute", permute_blocks, *args, stream=stream)
 
     def each(self, *args: Any, stream: int) -> None:
-        self._copy("each", copy_pairs, *args, stream=stream)
+        self.ask("each", copy_pairs, *args, stream=stream)
+
+    def way(self, name: str) -> Any:
+        def go(src: Any, dst: Any, nbytes: Any, direction: str, stream: int) -> None:
+            self.ask(f"{direction} by {name}", copy_pairs, src, dst, nbytes, stream=stream)
+
+        return go
+
+
+class Chosen:
+    """A selector that notes what it is asked for."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def copy(self, src: Any, dst: Any, nbytes: int, *, direction: str, stream: int) -> None:
+        self.gpu.ask(f"{direction}: {len(src)} x {nbytes}", copy_pairs, src, dst, nbytes, stream=stream)
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     gpu = Gpu()
     monkeypatch.setattr(copying, "_mine", gpu)
-    monkeypatch.setitem(vars(dynalab.kernels), "copy_pairs_device", gpu.kernel)
     monkeypatch.setitem(vars(dynalab.kernels), "permute_blocks_device", gpu.permute)
     monkeypatch.setattr(memcpy, "driver_copies", lambda: gpu)
+    paths = types.ModuleType("paths_gpu")
+    paths.GPU_PATHS = {name: gpu.way(name) for name in ("kernel", "batch", "async")}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dynalab.kernels.paths_gpu", paths)
     return gpu
 
 
@@ -88,36 +101,31 @@ def check_copy(source: HostTier, target: HostTier, copy: BlockCopy) -> None:
     assert [target.get(0).tobytes(), target.get(3).tobytes()] == untouched
 
 
-@pytest.mark.parametrize("path", ["kernel", "batch", "each"])
 @pytest.mark.parametrize("direction", ["d2h", "h2d"])
-def test_the_selector_decides_and_is_told_the_truth(gpu: Gpu, path: Any, direction: str) -> None:
-    asked: list[Any] = []
-
-    def selector(*facts: Any) -> Any:
-        asked.append(facts)
-        return path
-
+def test_the_selector_copies_and_is_told_the_truth(gpu: Gpu, direction: str) -> None:
     with HostTier(BASE.with_(order="layer_first"), capacity=4) as a, HostTier(BASE, capacity=4) as b:
-        ends = (
-            (place(a, device=1), place(b, pinned=True))
-            if direction == "d2h"
-            else (place(a, pinned=True), place(b, device=1))
-        )
-        check_copy(a, b, BlockCopy(*ends, selector=selector))
-    assert asked == [(direction, BASE.region_bytes, 2 * BASE.regions_per_block)]
-    assert gpu.calls == [("device", 1), path, "record", "synchronize"]
+        on_gpu, pinned = {"device": 1}, {"pinned": True}
+        first, second = (on_gpu, pinned) if direction == "d2h" else (pinned, on_gpu)
+        check_copy(a, b, BlockCopy(place(a, **first), place(b, **second), selector=Chosen(gpu)))  # type: ignore[arg-type]
+    pieces = 2 * BASE.regions_per_block
+    assert gpu.calls == [("device", 1), f"{direction}: {pieces} x {BASE.region_bytes}", "record", "synchronize"]
+
+
+@pytest.mark.parametrize(
+    ("to_gpu", "has_batch", "way"),
+    [(True, True, "h2d by kernel"), (False, True, "d2h by batch"), (False, False, "d2h by async")],
+)
+def test_where_nothing_was_measured_a_rule_decides(gpu: Gpu, to_gpu: bool, has_batch: bool, way: str) -> None:
+    gpu.has_batch = has_batch
+    with HostTier(BASE, capacity=4) as a, HostTier(BASE, capacity=4) as b:
+        ends = (place(a, pinned=True), place(b, device=0)) if to_gpu else (place(a, device=0), place(b, pinned=True))
+        check_copy(a, b, BlockCopy(*ends))
+    assert gpu.calls == [("device", 0), way, "record", "synchronize"]
 
 
 def test_pages_that_are_not_pinned_go_by_the_driver(gpu: Gpu) -> None:
     with HostTier(BASE, capacity=4) as a, HostTier(BASE, capacity=4) as b:
-        check_copy(a, b, BlockCopy(place(a, device=0), place(b), selector=lambda *_: "kernel"))
-    assert gpu.calls == [("device", 0), "each", "record", "synchronize"]
-
-
-def test_an_old_driver_has_no_batches(gpu: Gpu) -> None:
-    gpu.has_batch = False
-    with HostTier(BASE, capacity=4) as a, HostTier(BASE, capacity=4) as b:
-        check_copy(a, b, BlockCopy(place(a, device=0), place(b, pinned=True)))
+        check_copy(a, b, BlockCopy(place(a, device=0), place(b), selector=Chosen(gpu)))
     assert gpu.calls == [("device", 0), "each", "record", "synchronize"]
 
 
@@ -137,14 +145,15 @@ def test_a_copy_that_fails_waits_for_what_is_under_way(gpu: Gpu) -> None:
         copy = BlockCopy(place(a, device=0), place(a, pinned=True))
         with pytest.raises(TransferError, match="fallen off the bus"):
             copy(np.array([0]), np.array([1]))
-    assert gpu.calls == [("device", 0), "batch", "synchronize"]
+    assert gpu.calls == [("device", 0), "d2h by batch", "synchronize"]
 
 
-def test_without_measurements_small_pieces_go_up_by_the_kernel() -> None:
-    assert default_path("h2d", SMALL_PIECE - 1, 2) == "kernel"
-    assert default_path("h2d", SMALL_PIECE, 2) == "batch"
-    assert default_path("h2d", 16, 1) == "batch"
-    assert default_path("d2h", 16, 1000) == "batch"
+def test_the_rule_goes_by_the_size_of_a_piece() -> None:
+    rule = SizeRule()
+    assert rule.path("h2d", SMALL_PIECE - 1, 2) == "kernel"
+    assert rule.path("h2d", SMALL_PIECE, 2) == "batch"
+    assert rule.path("h2d", 16, 1) == "batch"
+    assert rule.path("d2h", 16, 1000) == "batch"
 
 
 def test_where_a_tier_is() -> None:
@@ -200,8 +209,6 @@ class Cuda:
 
 @pytest.mark.parametrize(("free", "broken"), [(1 << 20, False), (1 << 30, True)])
 def test_device_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch, free: int, broken: bool) -> None:
-    import sys
-
     cuda = Cuda(free, broken=broken)
     monkeypatch.setitem(sys.modules, "cupy", cuda)  # type: ignore[arg-type]
     told = "1 MiB" if not broken else "1 GiB"

@@ -12,13 +12,23 @@ import pytest
 from gates import PATIENCE
 from memory_storage import MemoryStorage
 
-from dynalab.errors import ConfigError, CorruptBlock, LayoutError, TierClosed, TierError, TransferError
+import dynalab.kernels
+from dynalab.errors import (
+    ConfigError,
+    CorruptBlock,
+    DeviceMemoryError,
+    LayoutError,
+    TierClosed,
+    TierError,
+    TransferError,
+)
 from dynalab.kernels import gpu_available, why_no_gpu
 from dynalab.kv import KVLayout
 from dynalab.pools import BufferPool
 from dynalab.testing import TierTests
 from dynalab.testing.tiers import LAYOUTS
 from dynalab.tiers import BlockKeys, DeviceTier, HostTier, MemoryTier, Transfer, TransferEngine
+from dynalab.tiers.copying import SizeRule
 from dynalab.tiers.disk import DiskTier
 from dynalab.tiers.movers import movers, needs_bounce
 
@@ -236,3 +246,31 @@ def test_tiers_that_do_not_fit(stack: ExitStack) -> None:
         movers(None, host, disk, bounce=small)
     assert movers() == {}
     assert movers(None, host) == {}
+
+
+def test_beside_a_gpu_the_copier_of_this_machine(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked for once for all paths; where it cannot measure, a rule takes its place, and a warning says so."""
+    made: list[object] = []
+
+    class Copier:
+        @classmethod
+        def for_gpu(cls) -> object:
+            made.append(cls())
+            if len(made) > 1:
+                raise DeviceMemoryError("no room")
+            return made[0]
+
+    monkeypatch.setitem(vars(dynalab.kernels), "PairCopier", Copier)
+    device = stack.enter_context(DeviceTier(BASE, capacity=2, device="host-emulated"))
+    host = stack.enter_context(HostTier(BASE, capacity=2))
+    movers(device, host)
+    assert not made
+    device._label = "cuda:0"
+    paths = movers(device, host)
+    assert [mover._copy._selector for mover in paths.values()] == made * 2  # type: ignore[attr-defined]
+    assert not caplog.records
+    paths = movers(device, host)
+    assert {type(mover._copy._selector) for mover in paths.values()} == {SizeRule}  # type: ignore[attr-defined]
+    assert "are not measured (no room)" in caplog.text

@@ -256,23 +256,32 @@ def test_a_transfer_without_blocks_is_a_point_in_time(one: TransferEngine, gate:
 
 def test_on_done_comes_before_callbacks_dependents_and_waiters(gate: Gate, other: Gate) -> None:
     seen: list[tuple[Any, ...]] = []
-    held = threading.Event()
+    reached, held = threading.Event(), threading.Event()
 
     def on_done(transfer: Transfer) -> None:
         seen.append(("engine", transfer.payload, transfer.ok.tolist(), len(other.order)))
         if transfer.payload == "first":
+            reached.set()
             assert held.wait(PATIENCE)
 
     with TransferEngine({"a": gate, "b": other}, on_done=on_done) as engine:
+        gate.open()
         first = blocks("a", 1, "first")
         first.add_done_callback(lambda t: seen.append(("own", t.payload, t.result().tolist())))
         engine.submit([first, later := blocks("b", 1, "later", after=[first])])
-        gate.open()
+        assert reached.wait(PATIENCE)
+        # One that comes while the callbacks run waits for its turn.
+        first.add_done_callback(lambda t: seen.append(("too", t.done())))
         assert not first.wait(0.01), "a waiter goes on when the callbacks have run"
         assert not later.done()
         held.set()
         assert later.result(PATIENCE).all()
-        assert seen == [("engine", "first", [True], 0), ("own", "first", [True]), ("engine", "later", [True], 1)]
+        assert seen == [
+            ("engine", "first", [True], 0),
+            ("own", "first", [True]),
+            ("too", False),
+            ("engine", "later", [True], 1),
+        ]
         first.add_done_callback(lambda t: seen.append(("late", t.done())))
         assert seen[-1] == ("late", True)
 

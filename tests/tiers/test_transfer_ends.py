@@ -168,14 +168,22 @@ def test_close_may_cancel(gate: Gate) -> None:
 
 
 def test_an_error_in_the_with_block_cancels(gate: Gate) -> None:
-    with pytest.raises(ZeroDivisionError), TransferEngine({"a": gate}, concurrency=1, batch=1) as engine:  # noqa: PT012
-        engine.submit([transfer := blocks("a", 3)])
-        gate.wait_begun(1)
-        gate.let(0)
-        gate.outcome = lambda _, lo, hi: np.ones(hi - lo, bool)
-        raise ZeroDivisionError
-    assert transfer.done()
-    assert not workers()
+    transfer = blocks("a", 3)
+
+    def let_go_when_cancelled() -> None:
+        for _ in range(10_000):
+            if transfer.errors:
+                return gate.open()
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(ZeroDivisionError), TransferEngine({"a": gate}, concurrency=1, batch=1) as engine:  # noqa: PT012
+            engine.submit([transfer])
+            gate.wait_begun(1)
+            pool.submit(let_go_when_cancelled)
+            engine.drain(1 / 0)
+        assert transfer.ok.tolist() == [True, False, False]
+        assert not workers()
 
 
 def test_without_threads_the_transfers_stay_queued(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
