@@ -1,21 +1,15 @@
-"""Run by test_copy_simulated.py in a process with NUMBA_ENABLE_CUDASIM=1: the kernels' logic, thread by thread.
-
-Prints one JSON object: what went wrong for each check ("" for nothing), and whose simulator it was.
-"""
+"""Run by test_copy_simulated.py in a process with NUMBA_ENABLE_CUDASIM=1: the kernels' logic, thread by thread."""
 
 from __future__ import annotations
 
 import ctypes
 import itertools
-import json
 import mmap
-import sys
-import traceback
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from copy_cases import Case, aligned, as_nhd, layer_bases, layout_strides, make_case, mixed_case
+from simulator import Checks
 
 from dynalab.kernels.copy import copy_pairs
 from dynalab.kernels.copy_device import COPY, copy_pairs_device, copy_table
@@ -24,12 +18,7 @@ from dynalab.kernels.launch import Kernel
 from dynalab.kernels.permute import permute_blocks
 from dynalab.kernels.permute_device import PERMUTE, permute_blocks_device
 
-CHECKS: list[Callable[[], None]] = []
-
-
-def check(function: Callable[[], None]) -> Callable[[], None]:
-    CHECKS.append(function)
-    return function
+check = Checks()
 
 
 class Memory(np.ndarray):
@@ -254,18 +243,5 @@ def misaligned_words_would_be_noticed() -> None:
         Kernel(wrong, "void(int64, int64)").launch(1, 1, 0, *(int(side[0]) for side in case.addresses))
 
 
-def main() -> None:
-    from numba import cuda
-
-    told = {"simulator": cuda.__file__}
-    for function in CHECKS:
-        try:
-            function()
-            told[function.__name__] = ""
-        except Exception:
-            told[function.__name__] = traceback.format_exc()
-    json.dump(told, sys.stdout)
-
-
 if __name__ == "__main__":
-    main()
+    check.run()
