@@ -133,8 +133,13 @@ class _Helpers:
                 self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="dynalab-copy")
         return self._pool.submit(function, *args)
 
+    def forget(self) -> None:
+        """Begin anew in a forked process, which has none of its parent's threads."""
+        self.__init__()  # type: ignore[misc]
+
 
 _helpers = _Helpers()
+os.register_at_fork(after_in_child=_helpers.forget)
 
 
 def in_shares(work: Callable[[int, int], None], units: int, total: int, threads: int, multiple: int = 1) -> None:
@@ -143,7 +148,7 @@ def in_shares(work: Callable[[int, int], None], units: int, total: int, threads:
     Parameters
     ----------
     work : callable
-        Takes the first and the last but one of a range; must not hold the GIL.
+        Takes the begin and the end of a range; must not hold the GIL.
     units : int
         Size of the whole range.
     total : int
@@ -164,7 +169,7 @@ def in_shares(work: Callable[[int, int], None], units: int, total: int, threads:
     share = -(-units // (shares * multiple)) * multiple if shares > 1 else units
     rest = range(share, units, max(share, 1))
     helpers = [_helpers.submit(work, begin, min(begin + share, units)) for begin in rest]
-    work(0, share)
+    work(0, min(share, units))
     for helper in helpers:
         helper.result()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -159,6 +160,24 @@ def test_concurrent_callers_share_the_helpers() -> None:
         thread.join()
     for case, after in zip(cases, expected, strict=True):
         np.testing.assert_array_equal(case.target, after)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_helpers_of_its_own() -> None:
+    case = make_case([20 << 20], [(0, 0)])
+    run(case, threads=2)
+    case.target[:] = 0
+
+    def child() -> None:
+        run(case, threads=2)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    hangs = process.is_alive()
+    process.kill()
+    assert not hangs
+    assert process.exitcode == 0
 
 
 def test_what_is_copied_is_visible_to_memmove() -> None:
