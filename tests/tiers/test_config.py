@@ -132,7 +132,11 @@ def test_variables_of_others_are_left_alone_and_slips_are_told(caplog: pytest.Lo
 
 
 def test_keywords_win_over_variables() -> None:
-    environ = {"DYN_KVBM_CPU_CACHE_GB": "4", "DYN_KVBM_DISK_CACHE_OVERRIDE_NUM_BLOCKS": "9"}
+    environ = {
+        "DYN_KVBM_CPU_CACHE_GB": "4",
+        "DYN_KVBM_DISK_CACHE_OVERRIDE_NUM_BLOCKS": "9",
+        "DYN_KVBM_MAX_TRANSFER_BATCH_SIZE": "5",
+    }
     config = StackConfig.from_env(environ, host_blocks=3, max_transfer_batch_size=2)
     assert (config.host_bytes, config.host_blocks, config.disk_blocks) == (None, 3, 9)
     assert config.max_transfer_batch_size == 2

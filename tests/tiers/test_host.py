@@ -135,6 +135,24 @@ def test_layers_with_storages_of_their_own_are_one_view() -> None:
             assert (region == tier.view(4)[i // 2, i % 2]).all()
 
 
+@pytest.mark.parametrize("alignment", [1, 4, 512, 1 << 20])
+def test_storages_begin_where_layout_and_gpu_want_them(alignment: int) -> None:
+    layout = KVLayout(num_layers=3, outer=1, page_tokens=3, inner=7, order="layer_first", alignment=alignment)
+    for each in (layout, layout.with_(order="block_first")):
+        with HostTier(each, capacity=1, pinned=False) as tier:
+            assert [base % max(alignment, 256) for base in tier.bases] == [0] * len(tier.bases)
+            tier.view(0)[...] = 5
+            assert (tier.view_all() == 5).all()
+
+
+def test_a_closed_tier_holds_no_view_of_its_memory() -> None:
+    tier = HostTier(LAYOUT, capacity=2, pinned=False)
+    tier.fill([0])
+    assert tier.view(0).shape == (4, 2, 16, 64)
+    tier.close()
+    assert not [name for name, value in vars(tier).items() if isinstance(value, np.ndarray)]
+
+
 def test_keys_belong_together() -> None:
     with pytest.raises(TierError, match=r"lengths \[2, 1, 2, 2\]; give one of each"):
         BlockKeys(np.zeros(2, np.uint64), np.zeros(1, np.uint64), np.zeros(2, np.int32), np.zeros(2, np.int32))

@@ -27,7 +27,7 @@ from dynalab.kv import KVLayout
 from dynalab.pools import BufferPool
 from dynalab.testing import TierTests
 from dynalab.testing.tiers import LAYOUTS
-from dynalab.tiers import BlockKeys, DeviceTier, HostTier, MemoryTier, Transfer, TransferEngine
+from dynalab.tiers import BlockKeys, Capabilities, DeviceTier, HostTier, MemoryTier, Transfer, TransferEngine
 from dynalab.tiers.copying import SizeRule
 from dynalab.tiers.disk import DiskTier
 from dynalab.tiers.movers import movers, needs_bounce
@@ -136,6 +136,16 @@ def test_which_blocks_bounce(stack: ExitStack) -> None:
         straight = {other for other, disk in disks.items() if not needs_bounce(tier, disk)}
         same_heads = {other for other, disk in disks.items() if disk.layout.head_order == layout.head_order}
         assert straight == (same_heads if layout.order == "block_first" else set()), name
+
+
+def test_blocks_of_a_gpu_bounce_unless_the_disk_reaches_it(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = stack.enter_context(DeviceTier(BASE, capacity=1, device="host-emulated"))
+    disk = MemoryStorage(BASE, 1)
+    assert not needs_bounce(device, disk)
+    device._label = "cuda:0"
+    assert needs_bounce(device, disk)
+    monkeypatch.setattr(MemoryStorage, "capabilities", Capabilities(gpu_direct=True))
+    assert not needs_bounce(device, disk)
 
 
 @DEVICES
