@@ -28,6 +28,7 @@ from dynalab.errors import ConfigError
 
 #: Bits of a digit: 2,048 counters of 8 bytes stay in the first-level cache.
 _DIGIT: Final = 11
+_MASK: Final = np.uint64(2**_DIGIT - 1)
 _ONES: Final = np.uint64(2**64 - 1)
 
 
@@ -60,14 +61,14 @@ def _ranges(priority: Any, last_use: Any, position: Any, pinned: Any, flips: Any
 
 @njit(nogil=True, cache=True)
 def _packing(ranges: Any) -> Any:
-    """Return how to put the three fields side by side: the first 64 bits into a head, the rest into a tail."""
+    """Return how to put the fields side by side, 64 bits into a head, the rest into a tail; and a head's bits."""
     low_p, top_p, low_u, top_u, low_q, top_q, _ = ranges
     bits_p, bits_u, bits_q = _bit_length(top_p - low_p), _bit_length(top_u - low_u), _bit_length(top_q - low_q)
     drop = max(0, bits_p + bits_u + bits_q - 64)
     # No shift may reach 64, which processors take for 0; a field that would go so far has no bits.
     up_p, up_u, down_u = min(63, bits_u + bits_q - drop), max(0, bits_q - drop), max(0, drop - bits_q)
     shifts = (np.uint64(up_p), np.uint64(up_u), np.uint64(down_u), np.uint64(min(63, drop)), np.uint64(bits_q))
-    return (low_p, low_u, low_q), shifts
+    return (low_p, low_u, low_q), shifts, bits_p + bits_u + bits_q - drop
 
 
 @njit(nogil=True, cache=True)
@@ -80,67 +81,95 @@ def _key(priority: Any, last_use: Any, position: Any, flips: Any, lows: Any, shi
 
 
 @njit(nogil=True, cache=True)
-def _narrow(keys: Any, blocks: Any, need: Any, chosen: Any, n_chosen: Any) -> Any:
-    """Choose the `need` blocks of the smallest keys, but of blocks with equal keys all or none.
+def _digit_of(counts: Any, need: Any) -> Any:
+    """Return the digit in which the `need`-th key falls, and whether all keys of that digit are needed."""
+    digit, reached = 0, counts[0]
+    while reached < need:
+        digit += 1
+        reached += counts[digit]
+    return digit, reached == need
 
-    `keys` and `blocks` are used up: their first entries are those that are left, all with one key. Returns how many are
-    left, how many of them are still needed, and how many are chosen by now. The order among equal keys is kept.
+
+@njit(nogil=True, cache=True)
+def _first_digit(columns: Any, pinned: Any, flips: Any, lows: Any, shifts: Any, down: Any, chosen: Any) -> Any:
+    """Choose by the heads' leading digit; return how many are chosen, and keys and blocks of those still in question.
+
+    The keys are made twice and not stored: to write a million of them takes longer than to make them.
+    """
+    priority, last_use, position = columns
+    counts = np.zeros(1 << _DIGIT, np.int64)
+    for i in range(priority.size):
+        head, _ = _key(priority[i], last_use[i], position[i], flips, lows, shifts)
+        # No branch, for nobody can predict who is pinned; a pinned block's head may be out of range, and adds 0.
+        counts[head >> down & _MASK] += pinned[i] == 0
+    digit, whole = _digit_of(counts, chosen.size)
+    left = 0 if whole else counts[digit]
+    keys, blocks = np.empty(left, np.uint64), np.empty(left, np.int32)
+    n_chosen = kept = 0
+    for i in range(priority.size):
+        head, _ = _key(priority[i], last_use[i], position[i], flips, lows, shifts)
+        its = np.int64(head >> down)
+        if its <= digit and pinned[i] == 0:
+            if whole or its < digit:
+                chosen[n_chosen] = i
+                n_chosen += 1
+            else:
+                keys[kept], blocks[kept] = head, i
+                kept += 1
+    return n_chosen, keys, blocks
+
+
+@njit(nogil=True, cache=True)
+def _narrow(keys: Any, blocks: Any, chosen: Any, n_chosen: Any) -> Any:
+    """Choose more of the smallest keys until all are chosen, or all that are left are equal and more than needed.
+
+    `keys` and `blocks` are used up: their first entries are those that are left. The order among equal keys is kept.
+    Returns how many are left and how many are chosen.
     """
     left = keys.size
     counts = np.empty(1 << _DIGIT, np.int64)
-    while need > 0:
+    while n_chosen < chosen.size:
         low, top = keys[0], keys[0]
         for i in range(left):
             low, top = min(low, keys[i]), max(top, keys[i])
-        if low == top and need < left:
+        if low == top and left > chosen.size - n_chosen:
             break
-        shift = np.uint64(max(0, _bit_length(top - low) - _DIGIT))
+        down = np.uint64(max(0, _bit_length(top - low) - _DIGIT))
         counts[:] = 0
         for i in range(left):
-            counts[(keys[i] - low) >> shift] += 1
-        digit, below = 0, counts[0]
-        while below < need:
-            digit += 1
-            below += counts[digit]
-        whole = below == need  # the digit's blocks are all needed
+            counts[(keys[i] - low) >> down] += 1
+        digit, whole = _digit_of(counts, chosen.size - n_chosen)
         kept = 0
         for i in range(left):
-            its = np.int64((keys[i] - low) >> shift)
+            its = np.int64((keys[i] - low) >> down)
             if its < digit or (whole and its == digit):
                 chosen[n_chosen] = blocks[i]
                 n_chosen += 1
-                need -= 1
             elif its == digit:
                 keys[kept], blocks[kept] = keys[i], blocks[i]
                 kept += 1
         left = kept
-    return left, need, n_chosen
+    return left, n_chosen
 
 
 @njit(nogil=True, cache=True)
 def _select(priority: Any, last_use: Any, position: Any, pinned: Any, k: Any, flips: Any) -> Any:
     """Return the k best victims in no order, with their keys by which to sort them."""
     ranges = _ranges(priority, last_use, position, pinned, flips)
-    lows, shifts = _packing(ranges)
-    free = ranges[6]
-    k = min(k, free)
-    keys, blocks = np.empty(priority.size, np.uint64), np.empty(priority.size, np.int32)
-    n = 0
-    for i in range(priority.size):
-        # Written in any case, and overwritten by the next one if pinned: nobody can predict who is pinned.
-        keys[n], _ = _key(priority[i], last_use[i], position[i], flips, lows, shifts)
-        blocks[n] = i
-        n += pinned[i] == 0
-    chosen = np.empty(k, np.int32)
-    left, need, n_chosen = _narrow(keys[:free], blocks[:free], k, chosen, 0)
-    if need > 0:
-        for j in range(left):
-            i = blocks[j]
-            _, keys[j] = _key(priority[i], last_use[i], position[i], flips, lows, shifts)
-        left, need, n_chosen = _narrow(keys[:left], blocks[:left], need, chosen, n_chosen)
-        chosen[n_chosen:] = blocks[:need]  # equal in everything: by number
-    heads, tails = np.empty(k, np.uint64), np.empty(k, np.uint64)
-    for j in range(k):
+    lows, shifts, bits = _packing(ranges)
+    chosen = np.empty(min(k, ranges[6]), np.int32)
+    if chosen.size:
+        down = np.uint64(max(0, bits - _DIGIT))
+        n_chosen, keys, blocks = _first_digit((priority, last_use, position), pinned, flips, lows, shifts, down, chosen)
+        left, n_chosen = _narrow(keys, blocks, chosen, n_chosen)
+        if n_chosen < chosen.size:
+            for j in range(left):
+                i = blocks[j]
+                _, keys[j] = _key(priority[i], last_use[i], position[i], flips, lows, shifts)
+            left, n_chosen = _narrow(keys[:left], blocks[:left], chosen, n_chosen)
+            chosen[n_chosen:] = blocks[: chosen.size - n_chosen]  # equal in everything: by number
+    heads, tails = np.empty(chosen.size, np.uint64), np.empty(chosen.size, np.uint64)
+    for j in range(chosen.size):
         i = chosen[j]
         heads[j], tails[j] = _key(priority[i], last_use[i], position[i], flips, lows, shifts)
     return chosen, heads, tails
