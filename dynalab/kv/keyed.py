@@ -22,7 +22,18 @@ def sources_digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-def keyed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Put the digest into the name of a function that is about to be compiled with ``cache=True``."""
-    function.__qualname__ = f"{function.__qualname__}_{sources_digest()}"
+def keyed(function: Callable[..., Any], *files: str) -> Callable[..., Any]:
+    """Put the digest into the name of a function that is about to be compiled with ``cache=True``.
+
+    Parameters
+    ----------
+    function : callable
+    *files : str
+        Further sources that it inlines.
+    """
+    digest = sources_digest()
+    if files:
+        sources = b"".join(Path(file).read_bytes() for file in files)
+        digest = hashlib.sha256(digest.encode() + sources).hexdigest()[:12]
+    function.__qualname__ = f"{function.__qualname__}_{digest}"
     return function

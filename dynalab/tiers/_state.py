@@ -12,6 +12,7 @@ from dynalab.kv.keyed import keyed
 from dynalab.kv.policies._pointer import step_at
 from dynalab.kv.tiering.book import BOOK_TYPE
 from dynalab.kv.tiering.rules import FILTERS_TYPE, HOLD_TYPE, N_TIERS, jit
+from dynalab.tiers import identity_table
 from dynalab.tiers.identity_table import IDS_TYPE
 
 _NODES = numba.types.UniTuple(numba.int32[:, ::1], N_TIERS)
@@ -44,6 +45,8 @@ STATE_TYPE = numba.types.Tuple(
 )
 
 
+# Sources that steps inline besides those of policies and rules.
+_INLINED = (__file__, str(identity_table.__file__))
 _POLICIES_TYPE = numba.types.UniTuple(numba.int64, N_TIERS)
 
 
@@ -61,7 +64,7 @@ class _LazyStep:
                 # Functions as values are an experimental feature of Numba, and it says so once per compilation.
                 warnings.simplefilter("ignore", numba.NumbaExperimentalFeatureWarning)
                 options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
-                self._compiled = numba.njit(self._signature, **options)(keyed(self._function))
+                self._compiled = numba.njit(self._signature, **options)(keyed(self._function, *_INLINED))
         return self._compiled(*arguments)
 
 

@@ -68,10 +68,9 @@ from dynalab.tiers.identity_table import (
     NO_PARENT,
     PARENT_OF,
     PRIORITY_OF,
-    enter_ring,
-    leave_ring,
     number_for,
     number_of,
+    set_held,
     set_priority,
 )
 
@@ -91,11 +90,7 @@ def _publish(cache, state):
             held = held or resident(cache, state[ACTIVE], k, x)
         if held == (ids[HELD][x] > 0):
             continue
-        ids[HELD][x] = held
-        if held:
-            leave_ring(ids, x)
-        else:
-            enter_ring(ids, x)
+        set_held(ids, x, held)
         n = news[3][0]
         news[0][n] = STORE if held else GONE
         news[1][n] = ids[HASH_OF][x]
@@ -244,6 +239,10 @@ def register(policies, state, hashes, parent_hash, priority, slots, ids, now):
         if ids[i] < 0:
             return NO_NUMBER
         before = ids[i]
+    for i in range(hashes.size):
+        if state[IDS][HASH_OF][ids[i]] != hashes[i]:
+            # A later block could get no number but this one's.
+            return NO_NUMBER
     seen = 0
     while seen < ids.size and state[BOOK][MARKED][ids[seen]] == 0:
         state[BOOK][MARKED][ids[seen]] = 1

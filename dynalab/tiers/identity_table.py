@@ -2,7 +2,8 @@
 
 A number is given to a hash when it is first seen, held by a tier or not (ghost lists and frequency filters remember
 blocks that are gone). When none is left, the number of the block that has been held nowhere for longest is taken; the
-policies and filters forget that block first. A block stays known while blocks that continue it are.
+policies and filters forget that block first. A block stays known while blocks that continue it are, so a sequence that
+is gone is forgotten from its last block on.
 
 ``ids`` is a tuple of arrays:
 
@@ -11,7 +12,8 @@ policies and filters forget that block first. A block stays known while blocks t
 ``hash_of`` : uint64; ``parent_of``, ``position``, ``children`` : int32; ``priority`` : int64, shape (n_ids + 1,)
     Facts about each number. The last one stands for nobody.
 ``before``, ``behind`` : int32, shape (n_ids + 2,)
-    A ring of the numbers that no tier holds, the one that has been so for longest first; row ``n_ids + 1`` is its end.
+    A ring of the numbers to take: of known blocks that no tier holds and no known block continues, in the order in
+    which that came to be; row ``n_ids + 1`` is its end.
 ``held`` : uint8, shape (n_ids + 1,)
     Whether any tier holds the block, as was last published.
 ``used`` : int64, shape (1,)
@@ -95,8 +97,7 @@ def _take_out(ids, key):
 
 
 @jit
-def leave_ring(ids, x):
-    """Take number `x` out of the ring of those that no tier holds."""
+def _leave_ring(ids, x):
     before = ids[BEFORE][x]
     behind = ids[BEHIND][x]
     ids[BEHIND][before] = behind
@@ -104,37 +105,53 @@ def leave_ring(ids, x):
 
 
 @jit
-def enter_ring(ids, x):
-    """Put number `x` at the young end of the ring."""
-    end = ids[BEFORE].size - 1
-    before = ids[BEFORE][end]
+def _enter_ring(ids, x, behind):
+    """Put number `x` into the ring, before number `behind`."""
+    before = ids[BEFORE][behind]
     ids[BEHIND][before] = x
     ids[BEFORE][x] = before
-    ids[BEHIND][x] = end
-    ids[BEFORE][end] = x
+    ids[BEHIND][x] = behind
+    ids[BEFORE][behind] = x
+
+
+@jit
+def _end(ids):
+    return np.int32(ids[BEFORE].size - 1)
+
+
+@jit
+def set_held(ids, x, held):
+    """Note that some tier holds block `x` from now on, or none does any more."""
+    ids[HELD][x] = held
+    if ids[CHILDREN][x] == 0:
+        if held:
+            _leave_ring(ids, x)
+        else:
+            _enter_ring(ids, x, _end(ids))
 
 
 @jit
 def _recycle(cache, filters, active, ids, keep):
-    """Free the number, other than `keep`, of the block that has been gone for longest; -1 if there is none."""
-    end = ids[BEFORE].size - 1
-    for _ in range(ids[USED][0]):
-        x = ids[BEHIND][end]
-        if x == end:
-            break
-        leave_ring(ids, x)
-        if ids[CHILDREN][x] == 0 and x != keep:
-            _take_out(ids, ids[HASH_OF][x])
-            if ids[PARENT_OF][x] >= 0:
-                ids[CHILDREN][ids[PARENT_OF][x]] -= 1
-            for k in range(N_TIERS):
-                if active[k]:
-                    step(cache, REMOVE, k, x)
-            forget(filters[0][1], filters[1][1], x)
-            forget(filters[0][2], filters[1][2], x)
-            return x
-        enter_ring(ids, x)
-    return np.int32(-1)
+    """Free the number, other than `keep`, that is the first in the ring; -1 if there is none."""
+    x = ids[BEHIND][_end(ids)]
+    if x == keep:
+        x = ids[BEHIND][x]
+    if x == _end(ids):
+        return np.int32(-1)
+    _leave_ring(ids, x)
+    _take_out(ids, ids[HASH_OF][x])
+    parent = ids[PARENT_OF][x]
+    if parent >= 0:
+        ids[CHILDREN][parent] -= 1
+        if ids[CHILDREN][parent] == 0 and not ids[HELD][parent]:
+            # It has been gone for as long as its continuation: it is the next to go.
+            _enter_ring(ids, parent, ids[BEHIND][_end(ids)])
+    for k in range(N_TIERS):
+        if active[k]:
+            step(cache, REMOVE, k, x)
+    forget(filters[0][1], filters[1][1], x)
+    forget(filters[0][2], filters[1][2], x)
+    return x
 
 
 @jit
@@ -190,6 +207,8 @@ def number_for(cache, filters, active, ids, key, parent):
     ids[PRIORITY_OF][x] = 0
     if parent >= 0:
         ids[CHILDREN][parent] += 1
-    enter_ring(ids, x)
+        if ids[CHILDREN][parent] == 1 and not ids[HELD][parent]:
+            _leave_ring(ids, parent)
+    _enter_ring(ids, x, _end(ids))
     _tell_policies(cache, active, ids, x)
     return x
