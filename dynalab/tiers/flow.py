@@ -200,4 +200,7 @@ class Flow:
 
     def close(self, cancel: bool) -> None:
         """End all copies and the engine's threads; without the lock."""
-        self.engine.close(cancel=cancel)
+        if cancel:
+            # By way of this class, which knows that the source of a copy given up is as good as before.
+            self.cancel(self.oldest())
+        self.engine.close()

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from dynalab.errors import BlockStateError, ConfigError
+from dynalab.errors import BlockStateError, ConfigError, TransferError
 from dynalab.kv.tiering.rules import DEVICE, DISK, HOST, N_TIERS
 from dynalab.tiers.handles import Match, Onboarding, Prefetch
 from dynalab.tiers.leases import ALLOCATED, REGISTERED, Blocks
 from dynalab.tiers.stack_base import KvEvent, StackBase
 from dynalab.tiers.stack_options import as_hashes
 from dynalab.tiers.transfer import Transfer
-
-if TYPE_CHECKING:
-    pass
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +70,7 @@ class TierStack(StackBase):
     >>> from dynalab.kv import KVLayout, sequence_hashes
     >>> from dynalab.tiers import DeviceTier, HostTier, TierStack
     >>> layout = KVLayout(num_layers=2, outer=2, page_tokens=4, inner=8)
-    >>> hashes = sequenceas_hashes(range(16), layout.page_tokens)
+    >>> hashes = sequence_hashes(range(16), layout.page_tokens)
     >>> with TierStack(DeviceTier(layout, capacity=8), HostTier(layout, capacity=32)) as stack:
     ...     new = stack.allocate(len(hashes))
     ...     for block, page in zip(new.view(), range(4)):
@@ -182,29 +178,43 @@ class TierStack(StackBase):
         TimeoutError
             Nothing is allocated then.
         """
+        slots, users = self._reserve(n)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            for transfer in users:
+                if not transfer.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError(
+                        f"device: copies out of {n} blocks have not ended after {timeout} s; nothing allocated"
+                    )
+        except BaseException:
+            self._give_back(slots)
+            raise
+        return self._hand_out(slots)
+
+    def _reserve(self, n: int) -> tuple[npt.NDArray[np.int32], list[Transfer]]:
+        """Take slots for :meth:`_hand_out` or :meth:`_give_back`, and name the copies that use them still."""
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
             raise ConfigError(f"n: {n!r} is not a number of blocks; give 0 or more")
         with self._lock:
             self._require_open()
             slots = self._directory.allocate(int(n), self._now())
             self._carry_out()
-            users = self._flow.users(slots)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for transfer in users:
-            if not transfer.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                with self._lock:
-                    self._directory.give_back(slots)
-                raise TimeoutError(
-                    f"device: copies out of {n} blocks have not ended after {timeout} s; nothing allocated"
-                )
+            return slots, self._flow.users(slots)
+
+    def _hand_out(self, slots: npt.NDArray[np.int32]) -> Blocks:
         with self._lock:
             self._flow.written(slots)
             return self._lease(ALLOCATED, slots)
 
+    def _give_back(self, slots: npt.NDArray[np.int32]) -> None:
+        with self._lock:
+            self._directory.give_back(slots)
+
     def register(self, blocks: Blocks, hashes: npt.ArrayLike, *, parent: int = 0, priority: int = 0) -> None:
         """Enter written blocks under their hashes; copies to host and disk begin by themselves.
 
-        Where the device holds a block already, that one is used, and the new one is free again.
+        Where the device holds a block already, that one is used, and the new one is free again: ask the blocks for
+        their views anew. Waits while too many copies wait (`max_pending_blocks`), and for such a block to arrive.
 
         Parameters
         ----------
@@ -221,15 +231,25 @@ class TierStack(StackBase):
         ------
         BlockStateError
             If a block is registered or released already.
+        TransferError
+            If a block that the device held already was on its way there, and did not arrive.
         """
         names = as_hashes(hashes)
+        self._wait_for_room()
+        late = self._enter(blocks, names, parent, priority)
+        for transfer in late:
+            transfer.wait()
+        if late:
+            self._require_arrived(blocks)
+
+    def _enter(self, blocks: Blocks, names: npt.NDArray[np.uint64], parent: int, priority: int) -> list[Transfer]:
+        """Register blocks; return the copies to the device of blocks used in place of new ones, if not there yet."""
         if len(names) != len(blocks):
             raise BlockStateError(
                 f"register: {len(blocks)} blocks and {len(names)} hashes; give one hash for each block"
             )
         if isinstance(priority, bool) or not isinstance(priority, int | np.integer) or not 0 <= priority <= 100:
             raise ConfigError(f"priority: {priority!r} is not a whole number from 0 to 100")
-        self._wait_for_room()
         with self._lock:
             self._require_open()
             rows = blocks.require(ALLOCATED)
@@ -237,11 +257,22 @@ class TierStack(StackBase):
                 raise BlockStateError("register: the same block is given twice; every block gets a hash of its own")
             slots = self._leases.slot[rows]
             numbers = self._directory.register(names, int(parent), int(priority), slots, self._now())
+            replaced = slots[slots != self._leases.slot[rows]]
             self._leases.state[rows] = REGISTERED
             self._leases.slot[rows] = slots
             self._leases.number[rows] = numbers
             self._leases.hash[rows] = names
             self._carry_out(int(priority))
+            return self._flow.writers(DEVICE, replaced) if len(replaced) else []
+
+    def _require_arrived(self, blocks: Blocks) -> None:
+        with self._lock:
+            bad = self._flow.is_bad(DEVICE, blocks.slots)
+        if bad.any():
+            raise TransferError(
+                f"register: block {int(np.argmax(bad))} of {len(blocks)} was on its way to the device already, and did "
+                "not arrive; release the blocks, and compute it again"
+            )
 
     def release(self, what: Blocks | Match) -> None:
         """Give blocks, or a match that was not onboarded, back: they may be evicted again.
