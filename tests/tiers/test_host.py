@@ -145,6 +145,17 @@ def test_storages_begin_where_layout_and_gpu_want_them(alignment: int) -> None:
             assert (tier.view_all() == 5).all()
 
 
+def test_a_large_alignment_has_room_for_the_whole_block() -> None:
+    layout = KVLayout(num_layers=1, outer=1, page_tokens=1, inner=500_000, alignment=1 << 20)
+    tiers = [HostTier(layout, capacity=1, pinned=False) for _ in range(3)]
+    for tier in tiers:
+        tier.fill([0], 9)
+    for tier in tiers:
+        assert tier.bases[0] % (1 << 20) == 0
+        assert (tier.get(0).view(np.uint8) == 9).all()
+        tier.close()
+
+
 def test_a_closed_tier_holds_no_view_of_its_memory() -> None:
     tier = HostTier(LAYOUT, capacity=2, pinned=False)
     tier.fill([0])
