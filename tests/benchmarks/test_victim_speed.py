@@ -18,7 +18,7 @@ import pytest
 from dynalab.kernels.victims import select_victims
 
 BLOCKS, VICTIMS, ROUNDS = 1_000_000, 1000, 9
-SORT_BAR, PARTITION_BAR = 20.0, 1.5
+SORT_BAR, PARTITION_BAR = 20.0, 1.0
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
