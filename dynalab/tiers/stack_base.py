@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from dynalab.tiers.tier import StorageTier, Tier
 
 _log = logging.getLogger(__name__)
+#: Most bytes of a buffer between memory and disk, if it holds more than one block.
+_BOUNCE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,10 @@ class StackBase:
             if disk is not None and any(tier is not None and needs_bounce(tier, disk) for tier in (device, host)):
                 from dynalab.pools import BufferPool
 
-                # Each path has so many batches in flight; with fewer buffers they would wait for each other.
-                size = disk.block_bytes * self.config.max_transfer_batch_size
+                # Each path has so many batches in flight; with fewer buffers they would wait for each other. A large
+                # batch passes in parts: this is memory on top of the tiers.
+                batch = disk.block_bytes * self.config.max_transfer_batch_size
+                size = max(disk.block_bytes, min(batch, _BOUNCE_BYTES // disk.block_bytes * disk.block_bytes))
                 bounce = undo.enter_context(BufferPool(2 * self.config.max_concurrent_transfers, size))
             self._flow = Flow(
                 slots,  # type: ignore[arg-type]
@@ -135,8 +139,7 @@ class StackBase:
         TierError
             If blocks are in use.
         """
-        self.drain()
-        with self._lock:
+        with self._quiet():
             self._require_open()
             used = {name: self._directory.in_use(k) for k, name in enumerate(TIERS) if self._directory.in_use(k)}
             if used:
@@ -149,6 +152,16 @@ class StackBase:
                 if self._directory.capacity[k]:
                     self._directory.clear(k)
                     self._carry_out()
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Hold the lock while no copy is in flight."""
+        while True:
+            self.drain()
+            with self._lock:
+                if not self._flow.oldest():
+                    yield
+                    return
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until no copy is in flight, at most `timeout` seconds; return whether that is so."""
