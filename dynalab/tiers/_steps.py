@@ -10,6 +10,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from dynalab.kv.admission import begin_request
 from dynalab.kv.policies._layout import HIT, REMOVE
 from dynalab.kv.tiering import pinned
 from dynalab.kv.tiering.book import (
@@ -26,6 +27,7 @@ from dynalab.kv.tiering.rules import (
     DEVICE,
     DISK,
     EXCLUSIVE,
+    H2K,
     HOST,
     K2H,
     N_TIERS,
@@ -39,6 +41,7 @@ from dynalab.kv.tiering.rules import (
     move,
     put,
     resident,
+    sink_to_disk,
     step,
     touch,
 )
@@ -307,23 +310,67 @@ def lose(policies, state, k, hashes, slots, lost):
     _publish(cache, state)
 
 
-@compiled(numba.int64, U64)
-def prefetch(policies, state, hashes):
-    """Note copies of a sequence's blocks from disk to host memory, up to the first that no tier holds."""
+@jit
+def _in_host_only(cache, state, x):
+    return resident(cache, state[ACTIVE], HOST, x) and not resident(cache, state[ACTIVE], DEVICE, x)
+
+
+@compiled(numba.int64, U64, numba.float64)
+def prefetch(policies, state, hashes, now):
+    """Note copies of a sequence's blocks from disk to host memory; return how many.
+
+    Up to the first block that no tier holds, or that could take only the place of one in use or of one before it.
+    """
     cache = as_cache(policies, state)
     copied = 0
-    for i in range(hashes.size):
-        x = number_of(state[IDS], hashes[i])
+    end = 0
+    while end < hashes.size and state[ACTIVE][HOST]:
+        x = number_of(state[IDS], hashes[end])
         level = COMPUTED if x < 0 else look_up(cache, state[ACTIVE], state[SWITCH], x, False)
-        if level == COMPUTED:
+        if level == COMPUTED or (level == DISK and not _fetch(cache, state, x, now)):
             break
-        if level == DISK and state[ACTIVE][HOST]:
-            if put(cache, state[EVENTS], state[HOLD], state[BOOK], HOST, x) == REFUSED:
-                break
-            move(state[TRAFFIC], state[BOOK], 0, K2H, x)
-            copied += 1
+        copied += level == DISK
+        # The next blocks must not take the place of this one.
+        if _in_host_only(cache, state, x):
+            pinned.pin(state[HOLD], HOST, x)
+        end += 1
+    for i in range(end):
+        x = number_of(state[IDS], hashes[i])
+        if _in_host_only(cache, state, x):
+            pinned.unpin(state[HOLD], HOST, x)
     _publish(cache, state)
     return copied
+
+
+@jit
+def _fetch(cache, state, x, now):
+    """Bring block `x` from disk to host memory; False where there is no room for it."""
+    # It must not be evicted by the block that leaves host memory for it.
+    pinned.pin(state[HOLD], DISK, x)
+    victim = put(cache, state[EVENTS], state[HOLD], state[BOOK], HOST, x)
+    if victim >= 0 and state[SWITCH][EXCLUSIVE]:
+        begin_request(state[FILTERS][1][DISK])
+        sink_to_disk(
+            cache,
+            state[FILTERS],
+            state[ACTIVE],
+            state[EVENTS],
+            state[TRAFFIC],
+            state[HOLD],
+            state[BOOK],
+            0,
+            victim,
+            H2K,
+            now,
+            state[IDS][PRIORITY_OF],
+        )
+    pinned.unpin(state[HOLD], DISK, x)
+    if victim == REFUSED:
+        return False
+    move(state[TRAFFIC], state[BOOK], 0, K2H, x)
+    if state[SWITCH][EXCLUSIVE] and state[HOLD][0][DISK, x] == 0:
+        pinned.drop(cache, state[EVENTS], state[HOLD], state[BOOK], DISK, x)
+    return True
 
 
 @compiled(numba.int64, U64)

@@ -310,9 +310,9 @@ class Directory:
         self._run(_steps.lose, hashes.size, tier, np.ascontiguousarray(hashes), np.ascontiguousarray(slots), lost)
         return lost
 
-    def prefetch(self, hashes: npt.NDArray[np.uint64]) -> int:
-        """Bring a sequence's blocks from disk to host memory; return how many."""
-        return int(self._run(_steps.prefetch, hashes.size, hashes))
+    def prefetch(self, hashes: npt.NDArray[np.uint64], now: float) -> int:
+        """Bring a sequence's blocks from disk to host memory, as many as fit there together; return how many."""
+        return int(self._run(_steps.prefetch, hashes.size, hashes, now))
 
     def use(self, hashes: npt.NDArray[np.uint64]) -> int:
         """Tell the policies that a sequence's blocks are used; return how many were found."""

@@ -332,7 +332,7 @@ class TierStack(StackBase):
         wanted = as_hashes(hashes)
         with self._lock:
             self._require_open()
-            n = self._directory.prefetch(wanted)
+            n = self._directory.prefetch(wanted, self._now())
             return Prefetch(self, wanted, n, self._carry_out())
 
 

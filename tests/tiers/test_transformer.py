@@ -92,10 +92,10 @@ class Lane:
 class Engine:
     """Answers prompts greedily, a few at a time, with all keys and values in a stack's blocks."""
 
-    def __init__(self, model: TinyTransformer, stack: TierStack, lanes: int) -> None:
-        self.model, self.stack, self.n_lanes = model, stack, lanes
+    def __init__(self, model: TinyTransformer, stack: TierStack, lanes: int, ahead: bool = False) -> None:
+        self.model, self.stack, self.n_lanes, self.ahead = model, stack, lanes, ahead
         self.hits = {"device": 0, "host": 0, "disk": 0}
-        self.preempted = 0
+        self.preempted = self.prefetched = 0
 
     def serve(self, prompts: list[tuple[int, ...]]) -> list[list[Floats]]:
         """Return the logits of each answer, in the order of the prompts."""
@@ -103,6 +103,10 @@ class Engine:
         answers: list[list[Floats]] = [[] for _ in prompts]
         lanes: list[Lane] = []
         while waiting or lanes:
+            if waiting and self.ahead:
+                # Still on its way when its request begins, for all that anybody knows.
+                prompt = waiting[-1 if len(waiting) < 3 else 2][1]
+                self.prefetched += self.stack.prefetch(sequence_hashes(prompt, PAGE)).n_blocks
             while waiting and len(lanes) < self.n_lanes:
                 try:
                     lanes.append(self.prefill(*waiting[0]))
@@ -210,6 +214,7 @@ def compare(found: list[list[Floats]], asked: list[Expected]) -> int:
     return count
 
 
+@pytest.mark.parametrize("ahead", [False, True], ids=["", "prefetch"])
 @pytest.mark.parametrize(
     ("dtype", "order", "host_order", "options"),
     [
@@ -223,13 +228,13 @@ def compare(found: list[list[Floats]], asked: list[Expected]) -> int:
     ],
 )
 def test_evicted_offloaded_and_onboarded_pages_change_no_bit(
-    open_stack: Callable[..., TierStack], dtype: str, order: str, host_order: str, options: dict[str, str]
+    open_stack: Callable[..., TierStack], dtype: str, order: str, host_order: str, options: dict[str, str], ahead: bool
 ) -> None:
     model, turns = conversations(dtype)
     layout = model.layout.with_(order=order)
     stack = open_stack(layout, model.layout.with_(order=host_order), **options)
     asked = requests(turns, seed=3)
-    engine = Engine(model, stack, lanes=2)
+    engine = Engine(model, stack, lanes=2, ahead=ahead)
     assert compare(engine.serve([expected.prompt for expected in asked]), asked) >= COMPARISONS
     stack.drain()
     facts = stack.stats()
@@ -244,6 +249,7 @@ def test_evicted_offloaded_and_onboarded_pages_change_no_bit(
     assert moved["disk_to_host"] + moved["disk_to_device"] > 20
     assert (facts["evictions"] > 0).sel(tier=["device", "host"]).all()
     assert engine.preempted > 0
+    assert (engine.prefetched > 0) == ahead
     assert facts["failed_blocks"].sum() == 0
     assert facts["in_use"].sum() == 0
 

@@ -218,13 +218,14 @@ def demote(cache, filters, active, events, traffic, hold, book, w, x, now, prior
         edge = H2K
     # The victim's copy comes before the one that overwrites it.
     if sinking >= 0 and active[DISK]:
-        _sink_to_disk(cache, filters, active, events, traffic, hold, book, w, sinking, edge, now, priority)
+        sink_to_disk(cache, filters, active, events, traffic, hold, book, w, sinking, edge, now, priority)
     if entered_host:
         move(traffic, book, w, D2H, x)
 
 
 @jit
-def _sink_to_disk(cache, filters, active, events, traffic, hold, book, w, x, edge, now, priority):
+def sink_to_disk(cache, filters, active, events, traffic, hold, book, w, x, edge, now, priority):
+    """Exclusive stack: let block `x`, evicted from above, enter the disk if it is wanted there."""
     if hold is not None and resident(cache, active, DISK, x):
         step(cache, HIT, DISK, x)
     elif wanted(filters, events, DISK, x, now, priority) and put(cache, events, hold, book, DISK, x) != REFUSED:
