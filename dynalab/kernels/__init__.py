@@ -12,10 +12,14 @@ from typing import Any
 _HOME = {
     "PairCopier": "copier",
     "PathTable": "paths",
+    "bench_checksums": "victims_bench",
     "bench_gpu": "gpu_report",
+    "bench_victims": "victims_bench",
     "calibrated": "calibrate",
     "checksum_blocks": "checksum",
     "checksum_blocks_device": "checksum_device",
+    "checksum_regions": "checksum",
+    "checksum_regions_device": "checksum_device",
     "choose_path": "paths",
     "copy_pairs": "copy",
     "copy_pairs_device": "copy_device",
@@ -28,6 +32,7 @@ _HOME = {
     "require_gpu": "gpu",
     "select_victims": "victims",
     "select_victims_device": "victims_device",
+    "victims_workspace_bytes": "victims_device",
     "why_no_gpu": "gpu",
 }
 __all__ = list(_HOME)
