@@ -410,7 +410,6 @@ def restore(policies, state, hashes, parents, priority, slots):
         enter(cache, state[EVENTS], state[BOOK], DISK, x)
         state[BOOK][SLOT_OF][DISK, x] = slots[i]
         _publish(cache, state)
-        state[NEWS][3][0] = 0
     return hashes.size
 
 

@@ -17,6 +17,7 @@ ENDED: Final = 0
 ALLOCATED: Final = 1
 REGISTERED: Final = 2
 _STATES: Final = ("released", "allocated", "registered")
+_CURES: Final = ("", "register each block once, and allocate another for another hash", "register it first")
 
 
 class LeaseTable:
@@ -125,7 +126,8 @@ class Blocks:
             raise BlockStateError(
                 f"block {i} of {len(self)} is {is_now}, not {wanted}; allocate or match it again"
                 if ended[i]
-                else f"block {i} of {len(self)} (device slot {leases.slot[self._rows[i]]}) is {is_now}, not {wanted}"
+                else f"block {i} of {len(self)} (device slot {leases.slot[self._rows[i]]}) is {is_now}, not {wanted}; "
+                f"{_CURES[state]}"
             )
         return self._rows
 

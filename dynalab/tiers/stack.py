@@ -33,7 +33,7 @@ class TierStack(StackBase):
     device : DeviceTier
     host : HostTier, optional
     disk : DiskTier, optional
-        The stack closes its tiers when it is closed. What a disk holds when the stack is made is found again.
+        The stack closes its tiers when it is closed, or cannot be made. What a disk holds is found again.
     policy : str or mapping of tier to str
         Replacement policy, see :data:`dynalab.kv.policies.POLICIES`.
     admission : str, Filter, or mapping of tier to these, optional
@@ -59,7 +59,7 @@ class TierStack(StackBase):
         Seconds, for filters that forget.
     on_events : callable, optional
         Called with a list of :class:`KvEvent`, in order, while the stack is locked: it must be quick and must not call
-        the stack.
+        the stack. The blocks that a disk holds already are told first.
 
     Notes
     -----

@@ -21,8 +21,9 @@ from dynalab.tiers.flow import Flow
 from dynalab.tiers.handles import Match
 from dynalab.tiers.leases import LeaseTable
 from dynalab.tiers.movers import movers, needs_bounce
-from dynalab.tiers.stack_options import filters_of, per_tier
+from dynalab.tiers.stack_options import check_count, check_tiers, filters_of, per_tier
 from dynalab.tiers.stack_stats import HitWindow, prometheus_text, stack_dataset
+from dynalab.tiers.tier import Tier
 from dynalab.tiers.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from dynalab.kv.layout import KVLayout
     from dynalab.tiers.memory import MemoryTier
-    from dynalab.tiers.tier import StorageTier, Tier
+    from dynalab.tiers.tier import StorageTier
 
 _log = logging.getLogger(__name__)
 #: Most bytes of a buffer between memory and disk, if it holds more than one block.
@@ -76,38 +77,43 @@ class StackBase:
         clock: Callable[[], float] = time.monotonic,
         on_events: Callable[[list[KvEvent]], object] | None = None,
     ) -> None:
-        tiers: tuple[Tier | None, ...] = (device, host, disk)
-        self.device, self.host, self.disk = device, host, disk
-        self.layout: KVLayout = device.layout
-        self.config = config or StackConfig()
-        slots = tuple(0 if tier is None else tier.capacity for tier in tiers)
-        self.mode = mode
-        self.policies = per_tier("policy", policy, "lru")
-        self.filters = filters_of(admission, mode, admit_after, host is not None, disk is not None)
-        n_ids = 2 * sum(slots) + 65_536 if id_capacity is None else id_capacity
-        if n_ids < sum(slots):
-            raise ConfigError(
-                f"id_capacity: {n_ids} is less than the {sum(slots)} slots; give as many, better twice that"
-            )
-        self._directory = Directory(
-            slots,  # type: ignore[arg-type]
-            self.policies,
-            self.filters,
-            mode=mode,
-            touch=touch,
-            disk_path=disk_path,
-            n_ids=n_ids,
-            tell=on_events is not None,
-        )
-        self._lock = threading.RLock()
-        self._leases = LeaseTable()
-        self._clock, self._start = clock, clock()
-        self._on_events = on_events
-        self._max_pending = max_pending_blocks
-        self._window = HitWindow(self.config.cache_stats_max_requests, self.config.cache_stats_log_interval_s)
-        self._open_matches = 0
-        self._closed = False
         with ExitStack() as undo:
+            for tier in (device, host, disk):
+                # They are made in the line that makes the stack: nobody else could close them.
+                if isinstance(tier, Tier):
+                    undo.callback(tier.close)
+            tiers: tuple[Tier | None, ...] = (device, host, disk)
+            check_tiers(*tiers)
+            self.device, self.host, self.disk = device, host, disk
+            self.layout: KVLayout = device.layout
+            self.config = StackConfig() if config is None else config
+            if not isinstance(self.config, StackConfig):
+                raise ConfigError(f"config: {config!r:.80} is no StackConfig; give StackConfig(...) or none")
+            slots = tuple(0 if tier is None else tier.capacity for tier in tiers)
+            self.mode = mode
+            self.policies = per_tier("policy", policy, "lru")
+            self.filters = filters_of(admission, mode, admit_after, host is not None, disk is not None)
+            n_ids = (
+                2 * sum(slots) + 65_536 if id_capacity is None else check_count("id_capacity", id_capacity, sum(slots))
+            )
+            self._directory = Directory(
+                slots,  # type: ignore[arg-type]
+                self.policies,
+                self.filters,
+                mode=mode,
+                touch=touch,
+                disk_path=disk_path,
+                n_ids=n_ids,
+                tell=on_events is not None,
+            )
+            self._lock = threading.RLock()
+            self._leases = LeaseTable()
+            self._clock, self._start = clock, clock()
+            self._on_events = on_events
+            self._max_pending = check_count("max_pending_blocks", max_pending_blocks, 1)
+            self._window = HitWindow(self.config.cache_stats_max_requests, self.config.cache_stats_log_interval_s)
+            self._open_matches = 0
+            self._closed = False
             bounce = None
             if disk is not None and any(tier is not None and needs_bounce(tier, disk) for tier in (device, host)):
                 from dynalab.pools import BufferPool
@@ -128,7 +134,8 @@ class StackBase:
             )
             self._bounce = bounce
             if disk is not None:
-                self._restored = self._directory.restore(*disk.recovered())
+                self._directory.restore(*disk.recovered())
+                self._publish(self._directory.outcome())
             undo.pop_all()
 
     def reset(self) -> None:
@@ -179,7 +186,11 @@ class StackBase:
             if self._closed:
                 return
             self._closed = True
-        self._flow.close(cancel)
+        try:
+            self._flow.close(cancel)
+        except BaseException:
+            self._closed = False  # as by a callback, which cannot close what it is part of
+            raise
         if self._bounce is not None:
             self._bounce.close()
         for tier in (self.device, self.host, self.disk):
@@ -254,7 +265,11 @@ class StackBase:
         lost = self._directory.lose(tier, hashes, slots)
         self._publish(self._directory.outcome())
         if lost.any() and tier == DISK and self.disk is not None:
-            self.disk.forget(slots[lost])
+            try:
+                self.disk.forget(slots[lost])
+            except TierError as error:
+                # Until the next process opens the file, which will find out by itself, they are forgotten.
+                _log.warning("%s", error)
 
     def _wait_for_room(self) -> None:
         stats = self._flow.engine.stats()

@@ -169,5 +169,5 @@ def prometheus_text(flow: Flow, window: HitWindow) -> str:
     ]
     lines = []
     for name, kind, value, text in values:
-        lines += [f"# HELP kvbm_{name} {text}", f"# TYPE kvbm_{name} {kind}", f"kvbm_{name} {value:g}"]
+        lines += [f"# HELP kvbm_{name} {text}", f"# TYPE kvbm_{name} {kind}", f"kvbm_{name} {value!r}"]
     return "\n".join(lines) + "\n"
