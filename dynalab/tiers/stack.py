@@ -19,7 +19,7 @@ from dynalab.kv.tiering.rules import DEVICE, DISK, HOST, N_TIERS
 from dynalab.tiers.handles import Match, Onboarding, Prefetch
 from dynalab.tiers.leases import ALLOCATED, REGISTERED, Blocks
 from dynalab.tiers.stack_base import KvEvent, StackBase
-from dynalab.tiers.stack_options import as_hashes
+from dynalab.tiers.stack_options import as_hashes, as_parent
 from dynalab.tiers.transfer import Transfer
 
 _log = logging.getLogger(__name__)
@@ -127,6 +127,7 @@ class TierStack(StackBase):
             If the match was onboarded or released before.
         """
         with self._lock:
+            self._require_open()
             self._take(match)
             try:
                 n = self._directory.onboard(match._ids, match._level, match._slots, self._now())
@@ -249,14 +250,16 @@ class TierStack(StackBase):
                 f"register: {len(blocks)} blocks and {len(names)} hashes; give one hash for each block"
             )
         if isinstance(priority, bool) or not isinstance(priority, int | np.integer) or not 0 <= priority <= 100:
-            raise ConfigError(f"priority: {priority!r} is not a whole number from 0 to 100")
+            raise ConfigError(f"priority: {priority!r} is not a whole number from 0 to 100; give one")
+        before = as_parent(parent)
         with self._lock:
             self._require_open()
+            self._require_mine(blocks)
             rows = blocks.require(ALLOCATED)
             if not self._leases.are_distinct(rows):
                 raise BlockStateError("register: the same block is given twice; every block gets a hash of its own")
             slots = self._leases.slot[rows]
-            numbers = self._directory.register(names, int(parent), int(priority), slots, self._now())
+            numbers = self._directory.register(names, before, int(priority), slots, self._now())
             replaced = slots[slots != self._leases.slot[rows]]
             self._leases.state[rows] = REGISTERED
             self._leases.slot[rows] = slots
@@ -289,6 +292,7 @@ class TierStack(StackBase):
                 self._take(what)
                 self._directory.let_go(what._ids, what._level, what._slots)
                 return
+            self._require_mine(what)
             rows = what.require()
             if not self._leases.are_distinct(rows):
                 raise BlockStateError("release: the same block is given twice; give each once")

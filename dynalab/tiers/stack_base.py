@@ -19,7 +19,7 @@ from dynalab.tiers.config import StackConfig
 from dynalab.tiers.directory import STORE, Directory, Filter, Outcome
 from dynalab.tiers.flow import Flow
 from dynalab.tiers.handles import Match
-from dynalab.tiers.leases import LeaseTable
+from dynalab.tiers.leases import Blocks, LeaseTable
 from dynalab.tiers.movers import movers, needs_bounce
 from dynalab.tiers.stack_options import check_count, check_tiers, filters_of, per_tier
 from dynalab.tiers.stack_stats import HitWindow, prometheus_text, stack_dataset
@@ -238,13 +238,16 @@ class StackBase:
 
     def _take(self, match: Match) -> None:
         """Use a match up."""
-        self._require_open()
-        if match._stack is not self:
-            raise BlockStateError("the match belongs to another stack")
+        if not isinstance(match, Match) or match._stack is not self:
+            raise BlockStateError(f"{match!r:.80} is no match of this stack; give what its match() returned")
         if not match._open:
             raise BlockStateError("the match was onboarded or released before; match again")
         match._open = False
         self._open_matches -= 1
+
+    def _require_mine(self, blocks: object) -> None:
+        if not isinstance(blocks, Blocks) or blocks._stack is not self:
+            raise BlockStateError(f"{blocks!r:.80} are no blocks of this stack; give what it allocated or onboarded")
 
     def _carry_out(self, priority: int = 0) -> list[Transfer]:
         outcome = self._directory.outcome()

@@ -50,6 +50,13 @@ def as_hashes(values: npt.ArrayLike) -> npt.NDArray[np.uint64]:
     return hashes
 
 
+def as_parent(value: object) -> int:
+    """Return the hash of the block before others, 0 for none."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**64:
+        raise ConfigError(f"parent: {value!r} is no sequence hash; give one of 64 bits, or 0 for none")
+    return int(value)
+
+
 def per_tier(field: str, given: str | Mapping[str, str], default: str) -> tuple[str, str, str]:
     """Return one name per tier, from one for all or from a mapping."""
     if isinstance(given, str):
