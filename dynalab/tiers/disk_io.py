@@ -25,8 +25,11 @@ Addresses = npt.NDArray[np.uint64]
 DIRECT_ALIGNMENT: Final = 4096
 #: Threads of the POSIX engine: what the transfer engine's four batches of 16 blocks keep busy, and a drive needs.
 THREADS: Final = 16
-#: Blocks side by side in the file are moved in one call up to so many bytes.
+#: Blocks side by side in the file are moved in one call up to so many bytes: 4 KiB blocks 4 times faster than one by one,
+#: 64 KiB blocks 1.3 to 1.6 times; more than 1 MiB gained nothing (virtual drive, 2 cores).
 COALESCE_BYTES: Final = 1 << 20
+#: A batch is spread over the threads rather than joined into few calls, but not into calls of less than this.
+_SPREAD_BYTES: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +161,7 @@ class PosixEngine(DiskEngine):
         buffers = np.empty((count, 2), np.uint64)
         buffers[:, 0], buffers[:, 1] = addresses[order], nbytes
         batch = np.zeros(disk_native.BATCH_BYTES // 8, np.int64)
-        # Few blocks are spread over the threads rather than joined into one long call.
-        limit = min(self._coalesce, nbytes * max(1, count // (self._threads + 1)))
+        limit = min(self._coalesce, max(_SPREAD_BYTES, nbytes * count // (self._threads + 1)))
         with self._gate:
             disk_native.run_batch(
                 self._control.ctypes.data,

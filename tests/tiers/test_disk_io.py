@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynalab.errors import ConfigError, TierClosed
+from dynalab.tiers import disk_native
 from dynalab.tiers.disk_io import DataFile, PosixEngine, check_threads, find_engine
 from dynalab.tiers.disk_native import END_OF_FILE, RING
 
@@ -208,6 +209,7 @@ def test_a_limit_on_file_sizes_fails_what_lies_beyond(tmp_path: Path) -> None:
     script = f"""
 import os, resource, numpy as np
 from pathlib import Path
+from dynalab.tiers import disk_native
 from dynalab.tiers.disk_io import DataFile, PosixEngine
 fd = os.open({str(tmp_path / "f")!r}, os.O_RDWR | os.O_CREAT)
 engine = PosixEngine(DataFile(Path("f"), fd, False, 0), threads=1)
@@ -239,20 +241,32 @@ def test_signals_do_not_disturb(tmp_path: Path, targets: list[Target]) -> None:
     assert rung
 
 
-def test_a_batch_needs_no_gil(tmp_path: Path, targets: list[Target]) -> None:
-    """While this thread keeps the GIL for itself, another one's batch of 64 calls is served to the end."""
-    targets.append(target := Target(tmp_path / "f", 64 * PAGE, direct=True, threads=3, coalesce=0))
-    memory = pages(64)
-    addresses = (address_of(memory) + np.arange(64) * PAGE).astype(np.uint64)
-    offsets = np.random.default_rng(0).permutation(64) * PAGE
+def test_a_batch_needs_no_gil(tmp_path: Path, targets: list[Target], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While this thread keeps the GIL for itself, another one's batch of 512 calls is served to the end."""
+    count = 512
+    targets.append(target := Target(tmp_path / "f", count * PAGE, direct=True, threads=3, coalesce=0))
+    memory = pages(count)
+    addresses = (address_of(memory) + np.arange(count) * PAGE).astype(np.uint64)
+    offsets = np.random.default_rng(0).permutation(count) * PAGE
+    view, ends = memoryview(memory), range(PAGE - 1, count * PAGE, PAGE)
     lasts = target.bytes[offsets + PAGE - 1].tolist()
-    view, ends = memoryview(memory), range(PAGE - 1, 64 * PAGE, PAGE)
-    caller = threading.Thread(target=target.engine.transfer, args=(offsets, addresses, PAGE), kwargs={"write": False})
+    run_batch, under_way = disk_native.run_batch, []
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1000)
+
+    def run(*args: int) -> None:
+        # From here on nobody has to give the GIL away, and the caller does so only by entering machine code.
+        sys.setswitchinterval(1000)
+        under_way.append(True)
+        run_batch(*args)
+
+    monkeypatch.setattr(disk_native, "run_batch", run)
+    caller = threading.Thread(target=target.engine.transfer, args=(offsets, addresses, PAGE), kwargs={"write": False})
+    deadline = time.monotonic() + 20
     try:
-        caller.start()  # returns when the thread runs, which keeps the GIL until its batch is under way
-        deadline = time.monotonic() + 20
+        caller.start()
+        while not under_way and time.monotonic() < deadline:
+            time.sleep(0.0002)
+        assert under_way
         # Nothing here lets go of the GIL, as larger work of NumPy would.
         while any(view[end] != last for end, last in zip(ends, lasts, strict=True)):
             assert time.monotonic() < deadline, "the batch waits for the GIL"
