@@ -4,8 +4,9 @@ Written from the rules, not from the compiled code. A request uses its blocks fr
 ends, and what it uses is *pinned*: no tier gives it up. Its steps:
 
 1. *Match* the longest prefix held anywhere; the blocks behind it are computed, held or not.
-2. *Onboard* the matched blocks in order, making room on the device for one at a time. A request that finds no room for
-   all of them is refused before anything moves.
+2. *Onboard* the matched blocks in order. A request that finds no room for all of them is refused before anything
+   moves. An inclusive stack makes room for all of them first, an exclusive one, in which they change places with the
+   victims, for one at a time.
 3. *Allocate* room for all computed blocks at once, before one of them enters. Room is made in nobody's name: which
    blocks will be written is not known yet. A request that finds no room keeps what it onboarded, and enters no more.
 4. *Register* the computed blocks in order. One that the device already holds gives its room back.
@@ -55,12 +56,12 @@ class PinnedStack(PlainStack):
         """Blocks that could enter if all that are not pinned left."""
         return tier.cache.capacity - sum(count > 0 for count in self.pins[tier.name].values())
 
-    def make_room(self, tier: PlainTier, count: int, incoming: int) -> list[int]:
-        """Evict `count` blocks, none of them pinned."""
+    def make_room(self, tier: PlainTier, incoming: Sequence[int]) -> list[int]:
+        """Evict a block in the name of each incoming one, none of them pinned."""
         victims: list[int] = []
         aside: list[int] = []
-        while len(victims) < count:
-            victim = tier.cache.evict(incoming)
+        while len(victims) < len(incoming):
+            victim = tier.cache.evict(incoming[len(victims)])
             if self.pinned(tier, victim):
                 tier.cache.remove(victim)
                 aside.append(victim)
@@ -68,7 +69,7 @@ class PinnedStack(PlainStack):
                 victims.append(victim)
         for block in aside:
             tier.cache.insert(block)
-        tier.events["evicted"] += count
+        tier.events["evicted"] += len(incoming)
         self.reached[f"{tier.name}: set aside"] += len(aside)
         return victims
 
@@ -78,7 +79,7 @@ class PinnedStack(PlainStack):
         if self.available(tier) == 0:
             self.reached[f"{tier.name}: all pinned"] += 1
             return False, None
-        victims = [] if self.free(tier) else self.make_room(tier, 1, block)
+        victims = [] if self.free(tier) else self.make_room(tier, [block])
         tier.cache.insert(block)
         tier.events["inserted"] += 1
         return True, victims[0] if victims else None
@@ -129,9 +130,14 @@ class PinnedStack(PlainStack):
     def onboard(self, blocks: Sequence[int], levels: Sequence[str], now: float) -> bool:
         if sum(level != "device" for level in levels) > self.available(self.device):
             return False
+        if not self.exclusive:
+            entering = [block for block in blocks if not self.device.holds(block)]
+            self.make_room(self.device, entering[self.free(self.device) :])
         for block, level in zip(blocks, levels, strict=True):
             if self.device.holds(block):
                 self.move_pin(block, level)
+                if self.exclusive and level != "device" and not self.pins[level][block]:
+                    self.tiers[level].drop(block)
                 if self.offer_always:
                     self.offer(block, now)
                 continue
@@ -152,7 +158,7 @@ class PinnedStack(PlainStack):
     def allocate(self, count: int, now: float) -> bool:
         if count > self.available(self.device):
             return False
-        for victim in self.make_room(self.device, max(0, count - self.free(self.device)), NOBODY):
+        for victim in self.make_room(self.device, [NOBODY] * (count - self.free(self.device))):
             if self.exclusive:
                 self.sink(victim, now)
         return True

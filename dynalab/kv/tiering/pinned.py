@@ -117,10 +117,21 @@ def onboard(
         False where the device cannot take them all; then nothing was done.
     """
     missing = 0
+    found_again = 0
     for i in range(first, last):
-        missing += not resident(cache, active, DEVICE, ids[i])
-    if missing > device_room(cache, hold):
+        if not resident(cache, active, DEVICE, ids[i]):
+            missing += 1
+        elif hold[0][DEVICE, ids[i]] == 0:
+            found_again += 1
+    if missing + found_again > device_room(cache, hold):
         return False
+    for i in range(first, last):
+        if level[i] != DEVICE and resident(cache, active, DEVICE, ids[i]):
+            # Another request has brought it up since it was matched, and left the copy below to us.
+            _follow(cache, active, switch, events, hold, book, ids[i], level[i])
+            level[i] = DEVICE
+    if not switch[EXCLUSIVE]:
+        _make_room(cache, events, hold, book, ids, first, last)
     for i in range(first, last):
         x = ids[i]
         held = resident(cache, active, DEVICE, x)
@@ -129,15 +140,45 @@ def onboard(
         elif not held:
             put(cache, events, hold, book, DEVICE, x)
             _copy_up(cache, active, switch, events, traffic, hold, book, w, x, level[i])
-        if level[i] != DEVICE and not (switch[EXCLUSIVE] and not held):
-            # Held is what another request has brought up since it was matched.
             unpin(hold, level[i], x)
             pin(hold, DEVICE, x)
+        elif level[i] != DEVICE:
+            # It comes twice in one request.
+            _follow(cache, active, switch, events, hold, book, x, level[i])
         if not switch[EXCLUSIVE] and (not held or switch[OFFER_ALWAYS]):
             write_through(cache, filters, active, switch, events, traffic, hold, book, w, x, now, priority)
     if last > first:
         _suspend(filters, refused, ids[last - 1])
     return True
+
+
+@jit
+def _follow(cache, active, switch, events, hold, book, x, level):
+    """Move a pin of block `x` to the device, which holds it."""
+    unpin(hold, level, x)
+    pin(hold, DEVICE, x)
+    if switch[EXCLUSIVE] and hold[0][level, x] == 0:
+        drop(cache, events, hold, book, level, x)
+
+
+@jit
+def _make_room(cache, events, hold, book, ids, first, last):
+    """Evict from the device for all of ``ids[first:last]`` that it lacks (what it has is pinned), before one enters.
+
+    One by one, a policy that prefers to give up its latest blocks would name every one just entered anew.
+    """
+    free = room(cache, hold, DEVICE)
+    n_aside = 0
+    for i in range(first, last):
+        if hold[0][DEVICE, ids[i]] > 0:
+            continue
+        free -= 1
+        if free < 0:
+            victim, n_aside = choose_victim(cache, hold, DEVICE, ids[i], n_aside)
+            events[DEVICE, EVICTED] += 1
+            if book is not None:
+                note_left(book, DEVICE, victim)
+    bring_back(cache, hold, DEVICE, n_aside)
 
 
 @jit
