@@ -25,8 +25,8 @@ Addresses = npt.NDArray[np.uint64]
 DIRECT_ALIGNMENT: Final = 4096
 #: Threads of the POSIX engine: what the transfer engine's four batches of 16 blocks keep busy, and a drive needs.
 THREADS: Final = 16
-#: Blocks side by side in the file are moved in one call up to so many bytes: 4 KiB blocks 4 times faster than one by one,
-#: 64 KiB blocks 1.3 to 1.6 times; more than 1 MiB gained nothing (virtual drive, 2 cores).
+#: Blocks side by side in the file are moved in one call up to so many bytes: blocks of 4 KiB 4 times faster than one by
+#: one, of 64 KiB 1.3 to 1.6 times; more than 1 MiB gained nothing (virtual drive, 2 cores).
 COALESCE_BYTES: Final = 1 << 20
 #: A batch is spread over the threads rather than joined into few calls, but not into calls of less than this.
 _SPREAD_BYTES: Final = 256 << 10

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from typing import Final
 
 import numpy as np
 
 from dynalab.kernels.copy import copy_pairs
-from dynalab.pools import HostArena
+from dynalab.pools import BufferPool
 from dynalab.tiers.disk_io import Addresses, DiskEngine, Ints
 
 #: Staging buffers, each for one call at a time, and their bytes (at least one slot).
@@ -31,8 +30,7 @@ class Staging:
         self._engine, self._block, self._slot = engine, block_bytes, slot_bytes
         self._together = max(1, _STAGE_BYTES // slot_bytes)
         self._lock = threading.Lock()
-        self._arena: HostArena | None = None
-        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._pool: BufferPool | None = None
 
     def transfer(self, slots: Ints, addresses: Addresses, *, write: bool) -> Ints:
         """Move the blocks of some slots; returns what `DiskEngine.transfer` does."""
@@ -48,38 +46,33 @@ class Staging:
             staged = staged[~aligned]
         if len(staged) == 0:
             return errors
-        stage = self._take()
-        try:
+        # One buffer a call: who held several and waited for more could wait for ever.
+        with self._buffers().acquire() as buffer:
             for begin in range(0, len(staged), self._together):
                 part = staged[begin : begin + self._together]
-                errors[part] = self._by_way_of(stage, offsets[part], addresses[part], write)
-        finally:
-            self._free.put(stage)
+                errors[part] = self._by_way_of(buffer.address, offsets[part], addresses[part], write)
         return errors
 
-    def _by_way_of(self, stage: int, offsets: Ints, addresses: Addresses, write: bool) -> Ints:
-        """Move blocks through a staging buffer that has room for them."""
-        buffers = np.uint64(stage) + np.arange(len(offsets), dtype=np.uint64) * np.uint64(self._slot)
+    def _by_way_of(self, address: int, offsets: Ints, addresses: Addresses, write: bool) -> Ints:
+        """Move blocks through a buffer that has room for them."""
+        places = np.uint64(address) + np.arange(len(offsets), dtype=np.uint64) * np.uint64(self._slot)
         if write:
-            copy_pairs(addresses, buffers, self._block)
-            return self._engine.transfer(offsets, buffers, self._slot, write=True)
-        errors = self._engine.transfer(offsets, buffers, self._slot, write=False)
+            copy_pairs(addresses, places, self._block)
+            return self._engine.transfer(offsets, places, self._slot, write=True)
+        errors = self._engine.transfer(offsets, places, self._slot, write=False)
         whole = errors == 0
-        copy_pairs(buffers[whole], addresses[whole], self._block)
+        copy_pairs(places[whole], addresses[whole], self._block)
         return errors
 
-    def _take(self) -> int:
-        """Return the address of a free staging buffer, made at the first use; wait until there is one."""
+    def _buffers(self) -> BufferPool:
+        """Return the buffers, made at their first use: most tiers never need them."""
         with self._lock:
-            if self._arena is None:
-                size = self._together * self._slot
-                self._arena = HostArena(_STAGES * size, pinned=False, lock=False)
-                for stage in range(_STAGES):
-                    self._free.put(self._arena.address + stage * size)
-        return self._free.get()
+            if self._pool is None:
+                self._pool = BufferPool(_STAGES, self._together * self._slot, pinned=False, lock=False)
+            return self._pool
 
     def close(self) -> None:
         """Give the buffers back; nobody may be using them."""
         with self._lock:
-            if self._arena is not None:
-                self._arena.close()
+            if self._pool is not None:
+                self._pool.close()

@@ -181,7 +181,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     modules = {
         "kvikio": {"CuFile": _CuFile},
         "kvikio.defaults": {"set": lambda name, value: setattr(state, "threads", (name, value))},
-        "cupy": {"cuda": SimpleNamespace(runtime=runtime)},
+        "cupy": {"cuda": SimpleNamespace(runtime=runtime), "asnumpy": np.asarray},
     }
     for name, content in modules.items():
         module = ModuleType(name)
