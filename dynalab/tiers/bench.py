@@ -15,9 +15,10 @@ from contextlib import ExitStack
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
+from dynalab.tiers.bench_cases import PAGE, Case, payloads
 from dynalab.tiers.bench_limits import LARGE, PlainCopy, PlainFile
 from dynalab.tiers.bench_plan import BenchPlan
-from dynalab.tiers.bench_rig import PAGE, Case, TierRig, payloads
+from dynalab.tiers.bench_rig import TierRig
 
 if TYPE_CHECKING:
     import xarray as xr

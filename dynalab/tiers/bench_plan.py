@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from dynalab.errors import ConfigError, TierFull
+from dynalab.tiers.bench_cases import layout_of
 from dynalab.tiers.bench_limits import LARGE, PIECE
-from dynalab.tiers.bench_rig import layout_of
 from dynalab.units import format_size, parse_duration, parse_size
 from dynalab.workload._spec import Spec
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from dynalab.tiers.bench_rig import payloads
+from dynalab.tiers.bench_cases import payloads
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from dynalab.tiers.bench_cases import Case
     from dynalab.tiers.bench_plan import BenchPlan
-    from dynalab.tiers.bench_rig import Case
 
 CONVENTION: Final = "payload once; device_to_device counts bytes read and bytes written"
 _DIMS: Final = ("direction", "block_bytes", "batch", "layout")

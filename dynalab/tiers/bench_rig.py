@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from dynalab.errors import ConfigError, TransferError
+from dynalab.errors import TransferError
 from dynalab.kv.layout import KVLayout
 from dynalab.pools import BufferPool
+from dynalab.tiers.bench_cases import DIRECTIONS, LAYERS, PAGE, Case, Deck, Slots, layout_of
 from dynalab.tiers.device import HOST_EMULATED, DeviceTier
 from dynalab.tiers.disk import DiskTier
 from dynalab.tiers.engine import TransferEngine
@@ -38,78 +39,12 @@ if TYPE_CHECKING:
     from dynalab.tiers.bench_plan import BenchPlan
     from dynalab.tiers.engine import Mover
 
-    Slots = npt.NDArray[np.int64]
-
-#: Every way from tier to tier; inside the device, bytes read and bytes written count.
-DIRECTIONS: Final = (
-    "device_to_host",
-    "host_to_device",
-    "host_to_disk",
-    "disk_to_host",
-    "device_to_disk",
-    "disk_to_device",
-    "device_to_device",
-)
-#: Layers of a block, key and value each: a layer-first block lies in 64 pieces.
-LAYERS: Final = 32
-#: What O_DIRECT wants, and what divides into layers, tokens and elements without a rest.
-PAGE: Final = 4096
 #: Bytes of a bounce buffer at least: sixteen blocks of 1 MiB, as a stack has by default.
 _BOUNCE_BYTES: Final = 16 << 20
 #: Beside the blocks: each layer's storage begins at a multiple of 256 bytes.
 _SLACK: Final = LAYERS * 256
 #: What targets hold before they are compared.
 _MARK: Final = 0xEE
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """Something to measure.
-
-    Parameters
-    ----------
-    direction : str
-        One of `DIRECTIONS`.
-    block_bytes, batch : int
-        Bytes of a block, and blocks that one call of a mover takes.
-    order : {"block_first", "layer_first"}
-        Layout of the device's and the host's blocks; the disk's are always block-first.
-    """
-
-    direction: str
-    block_bytes: int
-    batch: int
-    order: str
-
-    @property
-    def ends(self) -> tuple[str, str]:
-        """Names of the source tier and of the target tier."""
-        source, _, target = self.direction.partition("_to_")
-        return source, target
-
-
-def payloads(direction: str) -> int:
-    """Return how often a byte that is moved counts: read and written inside the device, else once."""
-    return 2 if direction == "device_to_device" else 1
-
-
-def layout_of(block_bytes: int, order: str = "block_first") -> KVLayout:
-    """Return a layout of 32 layers, keys and values, 16 tokens and so many bytes a block.
-
-    Raises
-    ------
-    ConfigError
-        If the bytes are not a multiple of 4096.
-
-    Examples
-    --------
-    >>> layout_of(2 << 20).summary()
-    '32 layers x 2 x 16 tokens x 1 heads x 1024 bfloat16, block_first NHD'
-    """
-    if block_bytes < PAGE or block_bytes % PAGE:
-        raise ConfigError(f"block_bytes: {block_bytes} is not a multiple of {PAGE}; write sizes such as 64KiB or 1MiB")
-    inner = block_bytes // (LAYERS * 2 * 16 * 2)
-    return KVLayout(num_layers=LAYERS, outer=2, page_tokens=16, inner=inner, dtype="bfloat16", order=order)  # type: ignore[arg-type]
 
 
 class _Window(MemoryTier):
@@ -140,19 +75,6 @@ class _HostWindow(_Window):
 
 
 _WINDOWS: Final[dict[str, type[_Window]]] = {"device": _DeviceWindow, "host": _HostWindow}
-
-
-class _Deck:
-    """Deals out slots in permuted order; none comes again before all others had their turn."""
-
-    def __init__(self, rng: np.random.Generator, n: int) -> None:
-        self._rng, self._slots, self._next = rng, rng.permutation(n), 0
-
-    def deal(self, n: int) -> Slots:
-        if self._next + n > len(self._slots):
-            self._slots, self._next = self._rng.permutation(len(self._slots)), 0
-        self._next += n
-        return self._slots[self._next - n : self._next]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +119,7 @@ class TierRig:
         self.disks: dict[int, DiskTier] = {}
         self._memory: dict[str, MemoryTier] = {}
         self._windows: dict[tuple[str, int, str], _Window] = {}
-        self._decks: dict[tuple[str, int], _Deck] = {}
+        self._decks: dict[tuple[str, int], Deck] = {}
         self._movers: dict[tuple[int, str], dict[str, Mover]] = {}
         pages = KVLayout(num_layers=1, outer=1, page_tokens=16, inner=PAGE // 32, dtype="bfloat16")
         with ExitStack() as undo:
@@ -209,10 +131,10 @@ class TierRig:
                 if plan.disk:
                     share = plan.disk // len(plan.block_bytes)
                     disk = undo.enter_context(_unnamed_disk(layout_of(size), share, plan.path, plan.engine))
-                    self.disks[size], self._decks["disk", size] = disk, _Deck(self.rng, disk.capacity)
+                    self.disks[size], self._decks["disk", size] = disk, Deck(self.rng, disk.capacity)
                     self._fill_disk(disk)
                 for name, tier in self._memory.items():
-                    self._decks[name, size] = _Deck(self.rng, getattr(plan, name) // size)
+                    self._decks[name, size] = Deck(self.rng, getattr(plan, name) // size)
                     for order in plan.layouts:
                         window = _WINDOWS[name](tier, layout_of(size, order), getattr(plan, name))
                         self._windows[name, size, order] = window

@@ -18,9 +18,10 @@ from dynalab.errors import ConfigError, DynalabError, TierFull, TransferError
 from dynalab.kernels import gpu_available, why_no_gpu
 from dynalab.tiers import bench, bench_plan
 from dynalab.tiers.bench import BenchPlan, bench_tiers
+from dynalab.tiers.bench_cases import DIRECTIONS, Case, Deck, layout_of
 from dynalab.tiers.bench_limits import PIECE, PlainFile
 from dynalab.tiers.bench_results import bench_dataset
-from dynalab.tiers.bench_rig import DIRECTIONS, Case, TierRig, _Deck, layout_of
+from dynalab.tiers.bench_rig import TierRig
 
 SMALL: dict[str, Any] = {
     "device": "2MiB",
@@ -292,7 +293,7 @@ def test_memory_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @given(st.integers(1, 40), st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(0, 9))
 def test_no_slot_comes_again_before_all_others_had_their_turn(n: int, deals: list[int], seed: int) -> None:
-    deck, since = _Deck(np.random.default_rng(seed), n), set[int]()
+    deck, since = Deck(np.random.default_rng(seed), n), set[int]()
     for k in deals:
         k = min(k, n)
         dealt = deck.deal(k).tolist()
