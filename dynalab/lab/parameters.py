@@ -16,7 +16,8 @@ from dynalab.lab.provenance import canonical_json
 from dynalab.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
-    from dynalab.workload import Trace
+    from dynalab.lab.measured import Measured
+    from dynalab.workload import HardwareSpec, ModelSpec, Trace
 
 _TIERS = ("device", "host", "disk")
 
@@ -34,6 +35,10 @@ class ReportParameters(BaseModel):
         What the trace must hash to; empty: whatever it does.
     model, hardware : str
         Names, or files, that :func:`~dynalab.workload.model_spec` and :func:`~dynalab.workload.hardware_spec` know.
+    measured : str
+        A file that ``dynalab bench tiers`` has written, whose bandwidths take the place of the hardware's; empty: none.
+    measured_link : {"gpu", "any"}
+        Take the link between GPU and host from a measurement on a GPU only, or on a host-emulated device too.
     device, host, disk : str
         Bytes of KV cache per tier, as in "40GiB". At least one must be above zero.
     block_tokens : int
@@ -64,6 +69,8 @@ class ReportParameters(BaseModel):
     trace_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     model: str = "llama-3-70b"
     hardware: str = "h100-sxm"
+    measured: str = ""
+    measured_link: Literal["gpu", "any"] = "gpu"
     device: str = "40GiB"
     host: str = "512GiB"
     disk: str = "4TB"
@@ -122,6 +129,16 @@ class ReportParameters(BaseModel):
         hardware_spec(value)
         return os.path.abspath(value) if os.path.isfile(value) else value
 
+    @field_validator("measured")
+    @classmethod
+    def _measured(cls, value: str) -> str:
+        from dynalab.lab.measured import read_measured
+
+        if not value:
+            return value
+        read_measured(value)
+        return os.path.abspath(value)
+
     @model_validator(mode="after")
     def _consistent(self) -> ReportParameters:
         if not any(self.tier_bytes().values()):
@@ -135,6 +152,27 @@ class ReportParameters(BaseModel):
     def tier_bytes(self) -> dict[str, int]:
         """Bytes of each tier."""
         return {name: parse_size(getattr(self, name), field=name) for name in _TIERS}
+
+    def measurement(self) -> Measured | None:
+        """Return what was measured, if that is to be used."""
+        from dynalab.lab.measured import read_measured
+
+        return read_measured(self.measured) if self.measured else None
+
+    def machine(self, model: ModelSpec, block_bytes: int) -> HardwareSpec:
+        """Return the hardware with GPUs enough for a model, and with the bandwidths that were measured.
+
+        Parameters
+        ----------
+        model : ModelSpec
+        block_bytes : int
+            Bytes of a block of the trace.
+        """
+        from dynalab.workload import hardware_spec
+
+        machine = hardware_spec(self.hardware).fitted(model, self.tier_bytes()["device"])
+        found = self.measurement()
+        return machine if found is None else found.applied(machine, block_bytes, self.measured_link)
 
     def resolve(self) -> tuple[ReportParameters, Trace]:
         """Read the trace whole, check that the report can be made of it, and pin its sha256.
@@ -202,10 +240,12 @@ class ReportParameters(BaseModel):
         Call it on resolved parameters: it needs ``trace_sha256``.
         """
         values = self.model_dump() | self.tier_bytes()
-        for name in ("model", "hardware"):
+        for name in ("model", "hardware", "measured"):
             if os.path.isfile(values[name]):
                 values[name] = "sha256:" + hashlib.sha256(Path(values[name]).read_bytes()).hexdigest()
         del values["trace"]
+        if not self.measured:
+            del values["measured"], values["measured_link"]
         return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:10]
 
     def default_name(self) -> str:

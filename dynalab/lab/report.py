@@ -22,8 +22,8 @@ __all__ = ["Report", "ReportParameters", "build_report", "run_to_folder"]
 _MADE_BY_NOTEBOOK = ("results.nc", "recommendation.yaml")
 #: What a rename onto a folder that is there already answers.
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
-#: Parameters for which 0 means "not asked for": not worth a line on the page.
-_OFF_WHEN_ZERO = ("block_tokens", "target_hit_ratio", "budget", "duration_s", "rate")
+#: Parameters for which 0 or nothing means "not asked for": not worth a line on the page.
+_OFF_WHEN_ZERO = ("measured", "block_tokens", "target_hit_ratio", "budget", "duration_s", "rate")
 #: Attempts to put the new folder into place while another run of the same parameters does the same.
 _SWAPS = 20
 
@@ -107,6 +107,8 @@ def build_report(
     say(f"{resolved.default_name()}: {counts}")
     values = resolved.model_dump()
     shown = {key: value for key, value in values.items() if value or key not in _OFF_WHEN_ZERO}
+    if not resolved.measured:
+        del shown["measured_link"]
     folder = Path(out).absolute() / f"{name or resolved.default_name()}-{resolved.digest()}"
     # The kernel reads the trace again: two copies of a large one need not lie in memory at once.
     del trace

@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field, ValidationInfo
 
-from dynalab.errors import ConfigError, did_you_mean
+from dynalab.errors import ConfigError, did_you_mean, unknown
 from dynalab.units import parse_bandwidth, parse_duration, parse_size
 from dynalab.workload._spec import Spec
 from dynalab.workload.hardware_table import ALIASES, ASSUMED, FACTS
 from dynalab.workload.models import Counts, ModelSpec
+
+#: Bandwidths that a machine's tiers can be measured for.
+MEASURED: Final = ("d2h", "h2d", "host_to_disk", "disk_to_host")
 
 
 def _parsed(parse: Callable[..., Any]) -> BeforeValidator:
@@ -120,6 +123,35 @@ class HardwareSpec(Spec):
             return self
         why = f"derived: the weights of {model.name} in bf16 and the KV blocks need {needed:.1f} of them"
         return self.model_copy(update={"gpus": gpus, "sources": {**self.sources, "gpus": why}})
+
+    def with_measured(self, bandwidths: Mapping[str, float], sources: Mapping[str, str]) -> HardwareSpec:
+        """Return this machine with bandwidths that were measured, in place of a data sheet's or an assumption.
+
+        Parameters
+        ----------
+        bandwidths : mapping of str to float
+            Bytes/s, the payload counted once, by field: ``d2h`` and ``h2d`` of one GPU, ``host_to_disk`` and
+            ``disk_to_host`` of one disk. Others stay as they are.
+        sources : mapping of str to str
+            What `source` tells of each; also of a field whose value stays, if there is more to say about it.
+
+        Raises
+        ------
+        ConfigError
+            If another field is given, or a value is not above zero.
+
+        Examples
+        --------
+        >>> from dynalab.workload import hardware_spec
+        >>> mine = hardware_spec("h100-sxm").with_measured({"h2d": 4.1e10}, {"h2d": "measured: 2 MiB blocks"})
+        >>> mine.h2d, mine.source("h2d"), mine.d2h
+        (41000000000.0, 'measured: 2 MiB blocks', 50000000000.0)
+        """
+        for field in (*bandwidths, *sources):
+            if field not in MEASURED:
+                raise unknown("measured", field, MEASURED)
+        told = {**dict.fromkeys(bandwidths, "measured"), **sources}
+        return _replaced(self, {**bandwidths, "sources": told}) if told else self
 
     @property
     def achieved_flops(self) -> float:
