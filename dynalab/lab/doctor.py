@@ -1,6 +1,6 @@
 """What this machine offers, and what dynalab does with it: one finding per matter, in under two seconds.
 
-Nothing is imported to be examined: a CUDA or AIPerf package that takes seconds to import, or fails to, is judged by its
+No package is imported to be examined: one of CUDA or AIPerf that takes seconds to import, or fails to, is judged by its
 metadata. Every check runs in a thread of its own under one deadline, so that a hanging driver or file system costs one
 finding instead of the whole answer.
 """
@@ -36,7 +36,7 @@ class Finding(TypedDict):
     consequence: str
 
 
-_NO_GPU: Final = "replay and reports need none: their device tier is simulated, and labelled so"
+_NO_GPU: Final = "replay and reports need none; a device tier is emulated in host memory, and every result says so"
 
 Answer = tuple[Status, str, str]
 
@@ -56,7 +56,7 @@ def gpu() -> Answer:
     found = probes.nvidia_smi() or probes.cuda_driver()
     if not found:
         return "missing", "no NVIDIA GPU or driver", _NO_GPU
-    return "ok", "; ".join(found), "its name is kept with every result; replay and reports compute on the CPU"
+    return "ok", "; ".join(found), "a device tier is memory of the first one, if the kernels below run"
 
 
 def cuda_packages() -> Answer:
@@ -70,22 +70,32 @@ def cuda_packages() -> Answer:
     value = ", ".join(f"{name} {version}" for name, version in found.items()) or "none"
     if len(found) < len(wanted):
         absent = ", ".join(name for name in wanted if name not in found)
-        cure = f"replay and reports need none; GPU kernels would need {absent}: pip install 'dynalab[cuda]'"
+        cure = f"replay and reports need none; GPU kernels need {absent}: pip install 'dynalab[cuda]'"
         return ("limited" if found else "missing"), value, cure
-    numpy = probes.version("numpy") or "0"
-    if found["numba-cuda"].startswith("0.30.") and tuple(int(part) for part in numpy.split(".")[:2]) >= (2, 5):
-        return "limited", f"{value}, numpy {numpy}", "numba-cuda 0.30 fails to compile: pip install 'numpy<2.5'"
-    return "ok", value, "GPU kernels can be compiled"
+    return "ok", value, "GPU kernels are compiled with them"
+
+
+def kernels() -> Answer:
+    """Find out whether GPU kernels can run here, or at least be compiled."""
+    from dynalab.kernels.gpu import why_no_compiler, why_no_gpu
+
+    stopped = why_no_gpu()
+    if not stopped:
+        return "ok", "run on the GPU", "dynalab bench gpu checks and times them"
+    unmade = why_no_compiler()
+    if unmade:
+        return "missing", unmade, "their twins on the CPU move the blocks of emulated device tiers"
+    return "limited", f"compile, but do not run: {stopped}", "their twins on the CPU move the blocks"
 
 
 def pinned_memory() -> Answer:
     """Read the limit of locked memory."""
     limit = probes.memlock_limit()
     if limit is None:
-        return "missing", "this platform tells no limit", "pinned host tiers are made for Linux"
+        return "missing", "this platform tells no limit", "host tiers are made for Linux"
     if limit < 0:
-        return "ok", "unlimited", "the pinned host tier may be as large as the memory"
-    consequence = "CUDA pins host memory past it, but buffers for RDMA or io_uring end there: raise it with ulimit -l"
+        return "ok", "unlimited", "a host tier of any size that fits is pinned for the GPU, or locked without one"
+    consequence = "CUDA pins host memory past it; without a GPU a larger host tier may be swapped out: raise ulimit -l"
     return "limited", f"{format_size(limit)} of locked memory", consequence
 
 
@@ -127,7 +137,23 @@ def disk(directory: str) -> Answer:
         return "limited", f"{shown}, memory rather than disk", "no place for a disk tier: choose a directory on a drive"
     if not unbuffered:
         return "limited", f"{shown}, no O_DIRECT", "a disk tier here measures the page cache, and is labelled so"
-    return "ok", f"{shown}, O_DIRECT works", "reports and disk tiers may be put here"
+    return (
+        "ok",
+        f"{shown}, O_DIRECT works",
+        "reports and disk tiers may be put here",
+    )
+
+
+def disk_engines() -> Answer:
+    """Look for what can move the bytes of a disk tier: one engine is our own, two are packages."""
+    packages = {"kvikio": ("kvikio-cu13", "kvikio-cu12"), "nixl": ("nixl-cu13", "nixl-cu12", "nixl")}
+    there = {name: found for name, options in packages.items() if (found := probes.version(*options))}
+    value = ", ".join(["posix", *(f"{name} {found}" for name, found in there.items())])
+    if sys.platform != "linux":
+        return "missing", "none for this platform", "disk tiers are made for Linux"
+    if "kvikio" in there and not (probes.nvidia_smi() or probes.cuda_driver()):
+        return "limited", value, "kvikio does nothing without a GPU; posix moves the blocks"
+    return "ok", value, "posix moves blocks past the page cache without the GIL; the others are options of DiskTier"
 
 
 def aiperf() -> Answer:
@@ -186,11 +212,13 @@ def _checks() -> dict[str, Callable[[], Answer]]:
         "Python": python,
         "GPU": gpu,
         "CUDA packages": cuda_packages,
+        "GPU kernels": kernels,
         "pinned memory": pinned_memory,
         "memory": memory,
         "cores": cores,
         "disk, working directory": lambda: disk(os.getcwd()),
         "disk, temporary files": lambda: disk(tempfile.gettempdir()),
+        "disk engines": disk_engines,
         "AIPerf": aiperf,
         "Numba cache": numba_cache,
         "Jupyter kernel": jupyter_kernel,

@@ -18,6 +18,8 @@ from typing import Final
 from dynalab.units import format_size
 
 _PAGE: Final = 4096
+#: Number of the capability to lock memory (capabilities(7)).
+_CAP_IPC_LOCK: Final = 14
 _PROC: Final = Path("/proc")
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -80,6 +82,10 @@ def memlock_limit() -> int | None:
         import resource
     except ImportError:
         return None
+    for line in _text(_PROC / "self" / "status").splitlines():
+        # Root, and whoever else may, locks past the limit.
+        if line.startswith("CapEff:") and int(line.split()[1], 16) >> _CAP_IPC_LOCK & 1:
+            return -1
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return -1 if soft == resource.RLIM_INFINITY else soft
 
@@ -106,18 +112,20 @@ def cores() -> tuple[int, float | None]:
     return usable, None
 
 
+def mounts() -> list[tuple[str, str]]:
+    """Mount points and their kinds, such as ("/", "ext4"), in the order of mounting."""
+    rows = [line.split() for line in _text(_PROC / "self" / "mounts").splitlines()]
+    return [(row[1].replace("\\040", " "), row[2]) for row in rows if len(row) > 2]
+
+
 def file_system(directory: str) -> str | None:
     """Kind of the file system that a directory lies on, such as "ext4"."""
     target, best, kind = os.path.realpath(directory), "", None
-    for line in _text(_PROC / "self" / "mounts").splitlines():
-        columns = line.split()
-        if len(columns) < 3:
-            continue
-        point = columns[1].replace("\\040", " ")
+    for point, found in mounts():
         inside = target == point or target.startswith(point.rstrip("/") + "/")
         # The last of equal mount points covers the earlier ones.
         if inside and len(point) >= len(best):
-            best, kind = point, columns[2]
+            best, kind = point, found
     return kind
 
 

@@ -19,11 +19,13 @@ NAMES = [
     "Python",
     "GPU",
     "CUDA packages",
+    "GPU kernels",
     "pinned memory",
     "memory",
     "cores",
     "disk, working directory",
     "disk, temporary files",
+    "disk engines",
     "AIPerf",
     "Numba cache",
     "Jupyter kernel",
@@ -101,7 +103,7 @@ def test_a_real_gpu_is_named():
 def test_without_a_gpu_the_device_tier_is_simulated(bare):
     finding = found("GPU")
     assert (finding["status"], finding["value"]) == ("missing", "no NVIDIA GPU or driver")
-    assert finding["consequence"].startswith("replay and reports need none: their device tier is simulated")
+    assert "a device tier is emulated in host memory, and every result says so" in finding["consequence"]
 
 
 def test_gpus_are_named_as_the_driver_names_them(bare, tmp_path):
@@ -139,15 +141,41 @@ def test_cuda_packages(bare):
     bare["cupy-cuda12x"] = "14.2.0"
     finding = found("CUDA packages")
     assert (finding["status"], finding["value"]) == ("limited", "cupy 14.2.0")
-    assert "GPU kernels would need numba-cuda, cuda-bindings: pip install 'dynalab[cuda]'" in finding["consequence"]
-    bare.update({"numba-cuda": "0.30.4", "cuda-bindings": "13.0.3", "numpy": "2.4.6"})
+    assert "GPU kernels need numba-cuda, cuda-bindings: pip install 'dynalab[cuda]'" in finding["consequence"]
+    bare.update({"numba-cuda": "0.30.4", "cuda-bindings": "13.0.3"})
     assert found("CUDA packages")["status"] == "ok"
-    bare["numpy"] = "2.5.0"
-    finding = found("CUDA packages")
-    assert (finding["status"], finding["consequence"]) == (
-        "limited",
-        "numba-cuda 0.30 fails to compile: pip install 'numpy<2.5'",
-    )
+
+
+@pytest.mark.parametrize(
+    ("why_no_gpu", "why_no_compiler", "status", "value", "then"),
+    [
+        ("", "", "ok", "run on the GPU", "dynalab bench gpu"),
+        ("no driver", "", "limited", "compile, but do not run: no driver", "twins on the CPU"),
+        ("no driver", "cupy not installed", "missing", "cupy not installed", "twins on the CPU"),
+    ],
+)
+def test_whether_kernels_can_run(monkeypatch, why_no_gpu, why_no_compiler, status, value, then):
+    from dynalab.kernels import gpu
+
+    monkeypatch.setattr(gpu, "why_no_gpu", lambda: why_no_gpu)
+    monkeypatch.setattr(gpu, "why_no_compiler", lambda: why_no_compiler)
+    finding = found("GPU kernels")
+    assert (finding["status"], finding["value"]) == (status, value)
+    assert then in finding["consequence"]
+
+
+def test_engines_of_a_disk_tier(bare, monkeypatch):
+    assert (found("disk engines")["status"], found("disk engines")["value"]) == ("ok", "posix")
+    bare["nixl-cu13"] = "1.5.1"
+    assert (found("disk engines")["status"], found("disk engines")["value"]) == ("ok", "posix, nixl 1.5.1")
+    bare["kvikio-cu13"] = "26.2.0"
+    finding = found("disk engines")
+    assert (finding["status"], finding["value"]) == ("limited", "posix, kvikio 26.2.0, nixl 1.5.1")
+    assert "kvikio does nothing without a GPU" in finding["consequence"]
+    monkeypatch.setattr(probes, "cuda_driver", lambda: ["NVIDIA H200"])
+    assert found("disk engines")["status"] == "ok"
+    monkeypatch.setattr(doctor.sys, "platform", "darwin")
+    assert found("disk engines")["status"] == "missing"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +191,25 @@ def test_the_limit_of_pinned_memory(monkeypatch, limit, status, value):
     finding = found("pinned memory")
     assert finding["status"] == status
     assert finding["value"].startswith(value)
+
+
+@pytest.mark.parametrize(
+    ("status", "limit"),
+    [
+        ("Name:\tpython\nCapEff:\t000001ffffffffff\n", -1),
+        ("CapEff:\t0000000000004000\n", -1),
+        ("CapEff:\t000001ffffffbfff\n", 65_536),
+        ("CapEff:\t0000000000000000\n", 65_536),
+        ("", 65_536),
+    ],
+)
+def test_who_may_lock_past_the_limit(tmp_path, monkeypatch, status, limit):
+    resource = pytest.importorskip("resource")
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "status").write_text(status)
+    monkeypatch.setattr(probes, "_PROC", tmp_path)
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (65_536, 65_536))
+    assert probes.memlock_limit() == limit
 
 
 def test_a_platform_without_limits(monkeypatch):
