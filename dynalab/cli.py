@@ -6,7 +6,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from dynalab import __version__
@@ -21,6 +22,8 @@ _REPORT_OPTIONS = (
     ("--format", "trace_format", "NAME", "format of the trace (default: auto)"),
     ("--model", "model", "NAME|JSON", "a known model, or a Hugging Face style config.json (default: llama-3-70b)"),
     ("--hardware", "hardware", "NAME", "the machine's GPUs, links and disks (default: h100-sxm)"),
+    ("--measured", "measured", "FILE", "bandwidths from dynalab bench tiers (default: none, those of the hardware)"),
+    ("--measured-link", "measured_link", "gpu|any", "any: believe a host-emulated device's link too (default: gpu)"),
     ("--device", "device", "SIZE", "GPU memory for KV blocks (default: 40GiB)"),
     ("--host", "host", "SIZE", "pinned host memory for KV blocks (default: 512GiB)"),
     ("--disk", "disk", "SIZE", "disk for KV blocks; 0 for none (default: 4TB)"),
@@ -33,12 +36,29 @@ _REPORT_OPTIONS = (
     ("--seed", "seed", "N", "seed of every random choice (default: 0)"),
 )
 
+#: Options of ``dynalab bench tiers`` that are fields of its plan: option, field, metavar, help.
+_BENCH_OPTIONS = (
+    ("--device", "device", "SIZE", "size of the device tier; 0 for none (default: 512MiB)"),
+    ("--host", "host", "SIZE", "size of the host tier (default: 256MiB)"),
+    ("--disk", "disk", "SIZE", "size of the disk tier; 0 for none (default: 2GiB)"),
+    ("--path", "path", "DIR", "directory on the disk to measure (default: on the roomiest local disk)"),
+    ("--block-bytes", "block_bytes", "SIZE[,SIZE...]", "sizes of a block (default: 64KiB,256KiB,1MiB,4MiB)"),
+    ("--batch", "batches", "N[,N...]", "blocks that are handed over at once (default: 1,4,16,64)"),
+    ("--layout", "layouts", "NAME[,NAME...]", "block_first, layer_first (default: both)"),
+    ("--concurrency", "concurrency", "N", "batches in flight (default: 4)"),
+    ("--engine", "engine", "NAME", "what moves bytes to and from the disk: posix, kvikio, nixl, auto (default: posix)"),
+    ("--gpu", "gpu", "N", "number of the GPU, or host-emulated (default: the first one, if there is any)"),
+    ("--time", "seconds", "TIME", "how long to measure, checks included (default: 40s)"),
+    ("--seed", "seed", "N", "seed of the blocks' bytes and of all orders (default: 0)"),
+)
+
 _TOP_EXAMPLES = """\
 examples:
   dynalab report                                  a report on the embedded synthetic trace
   dynalab report --trace trace.jsonl.gz --model llama-3-70b --device 40GiB --host 512GiB --disk 4TB
   dynalab trace trace.jsonl.gz                    what is in a trace
   dynalab doctor                                  what this machine offers
+  dynalab bench tiers                             how fast this machine moves blocks between memory and disk
 """
 _REPORT_EXAMPLES = """\
 writes OUT/NAME-HASH/ with report.html, the executed notebook, results.nc and recommendation.yaml; equal parameters give
@@ -47,7 +67,18 @@ equal files.
 examples:
   dynalab report
   dynalab report --trace mooncake_conversation.jsonl.gz --model llama-3-70b --device 40GiB --host 512GiB --disk 4TB
+  dynalab report --trace mooncake_conversation.jsonl.gz --measured bench/tiers-2026-11-22-162154.nc
   dynalab report --trace agent --rate 4 --duration 1h --policy lru,s3fifo,lineage --target-hit-ratio 0.45
+"""
+_BENCH_EXAMPLES = """\
+moves blocks between device, host and disk tiers of its own, compares every bit, then measures each direction, block
+size, batch and layout beside what the machine does with one large piece. Leaves nothing behind but the file of results.
+
+examples:
+  dynalab bench tiers
+  dynalab bench tiers --quick --path /mnt/nvme
+  dynalab bench tiers --device 8GiB --host 8GiB --disk 64GiB --time 5m --out node7.nc
+  dynalab report --measured node7.nc
 """
 _TRACE_EXAMPLES = """\
 examples:
@@ -106,9 +137,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dynalab {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Any, summary: str, examples: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary, epilog=examples, formatter_class=raw)
-        sub.set_defaults(run=run)
+    def command(
+        name: str, run: Any, summary: str, examples: str = "", group: Any = commands
+    ) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = group.add_parser(
+            name, help=summary, description=summary, epilog=examples, formatter_class=raw
+        )
+        sub.set_defaults(run=run, command=sub.prog.removeprefix("dynalab "))
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return sub
 
@@ -144,20 +179,28 @@ def _parser() -> argparse.ArgumentParser:
     command("policies", _policies, "list the eviction policies")
     doctor = command("doctor", _doctor, "tell what this machine offers and what dynalab does with it")
     doctor.add_argument("--json", action="store_true", help="as JSON")
+
+    summary = "measure this machine: its tiers, or its GPU's kernels"
+    benches = commands.add_parser("bench", help=summary, description=summary).add_subparsers(
+        dest="command", metavar="WHAT", required=True
+    )
+    tiers = command("tiers", _bench_tiers, "measure device, host and disk tiers", _BENCH_EXAMPLES, benches)
+    for option, name, metavar, text in _BENCH_OPTIONS:
+        tiers.add_argument(option, dest=name, metavar=metavar, help=text)
+    tiers.add_argument("--quick", action="store_true", help="small tiers, few cases, ten seconds")
+    tiers.add_argument("--out", metavar="FILE", help="where the Dataset goes (default: bench/tiers-<date>.nc)")
+    gpu = command("gpu", _bench_gpu, "check and time the kernels on a GPU, and say which bars they meet", "", benches)
+    gpu.add_argument("--out", metavar="FILE", help="where the JSON goes (default: bench/gpu-<date>.json)")
     return parser
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from dynalab.lab.report import ReportParameters, build_report
 
-    # Told to stop, leave as cleanly as after Ctrl-C: the kernel ends and the half-made folder goes on the way out.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     names = [name for _, name, _, _ in _REPORT_OPTIONS] + ["policies"]
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    try:
+    with _stopped_cleanly():
         report = build_report(ReportParameters(**given), arguments.out, name=arguments.name, say=_say)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     print(report.html)
     for line in report.summary():
         print(f"  {line}")
@@ -212,7 +255,39 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2, default=str))
     else:
         print(render(facts))
+        print("\nnext: dynalab bench tiers   measures device, host and disk of this machine, in a minute")
     return 0
+
+
+def _bench_tiers(arguments: argparse.Namespace) -> int:
+    from dynalab.lab.bench import QUICK, measure_tiers, table
+
+    names = [name for _, name, _, _ in _BENCH_OPTIONS]
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    with _stopped_cleanly():
+        path, found = measure_tiers({**(QUICK if arguments.quick else {}), **given}, arguments.out, say=_say)
+    print(table(found))
+    print(f"\nsaved as {path}\nfor a report with these bandwidths: dynalab report --measured {path}")
+    return 0
+
+
+def _bench_gpu(arguments: argparse.Namespace) -> int:
+    from dynalab.lab.bench_gpu import measure_gpu, table
+
+    path, found = measure_gpu(arguments.out, say=_say)
+    print(table(found))
+    print(f"\nsaved as {path}")
+    return 0
+
+
+@contextmanager
+def _stopped_cleanly() -> Iterator[None]:
+    """Told to stop, leave as cleanly as after Ctrl-C: what is half made goes on the way out."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
