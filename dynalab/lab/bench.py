@@ -12,6 +12,7 @@ import numpy as np
 
 from dynalab.lab import probes
 from dynalab.lab.bench_files import dated, require_writable, roomiest_place
+from dynalab.lab.measured import no_disk
 from dynalab.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -139,9 +140,10 @@ def _heading(found: xr.Dataset) -> list[str]:
     parts = [f"host memory {attrs['host_pages']}"]
     if "device_label" in attrs:
         emulated = attrs["device_label"] == "host-emulated"
-        parts.insert(0, "device host-emulated (no GPU)" if emulated else f"{attrs['device']} ({attrs['device_label']})")
+        parts.insert(0, "device host-emulated, no GPU" if emulated else f"{attrs['device']} ({attrs['device_label']})")
     if "disk_engine" in attrs:
-        cache = "past the page cache" if attrs["disk_direct_io"] else "THROUGH THE PAGE CACHE: no figures of a disk"
+        fault = no_disk(attrs)
+        cache = f"NO FIGURES OF A DISK, BUT OF {fault.upper()}" if fault else "past the page cache"
         where = f"{attrs['disk_file_system']} at {attrs['disk_path']}"
         parts.append(f"disk on {where} by {attrs['disk_engine']}, {cache}")
     lines = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -93,8 +94,8 @@ class Measured:
             unfit = ""
             if field in LINKS and self.emulated and link != ANY_DEVICE:
                 unfit = "a host-emulated device"
-            elif field in DISKS and not attrs.get("disk_direct_io", 0):
-                unfit = "the page cache"
+            elif field in DISKS:
+                unfit = no_disk(attrs)
             found = self._best(direction, block_bytes)
             if found is None:
                 continue
@@ -123,6 +124,19 @@ class Measured:
         batch = int(found.batch[int(np.nanargmax(found.values))])
         size = format_size(int(found.block_bytes))
         return float(found.sel(batch=batch)), f"{size} blocks, {order.replace('_', '-')}, in batches of {batch}"
+
+
+def no_disk(attrs: Mapping[Any, Any]) -> str:
+    """Say what was measured in place of a disk: memory, the page cache, or "" if it was a disk.
+
+    Examples
+    --------
+    >>> no_disk({"disk_direct_io": 1, "disk_file_system": "tmpfs"}), no_disk({"disk_direct_io": 0})
+    ('memory', 'the page cache')
+    """
+    if attrs.get("disk_file_system") in ("tmpfs", "ramfs"):
+        return "memory"
+    return "" if attrs.get("disk_direct_io", 0) else "the page cache"
 
 
 def _disk(attrs: dict[Any, Any]) -> str:

@@ -91,7 +91,7 @@ class Deck:
     Examples
     --------
     >>> deck = Deck(np.random.default_rng(0), 5)
-    >>> sorted([*deck.deal(2), *deck.deal(3)])
+    >>> sorted(deck.deal(2).tolist() + deck.deal(3).tolist())
     [0, 1, 2, 3, 4]
     """
 

@@ -50,7 +50,7 @@ def test_it_prints_a_table_and_saves_what_made_it(
     disk.mkdir()
     assert cli.main(options(path=str(disk), seed="7")) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("device host-emulated (no GPU); host memory ")
+    assert printed.out.startswith("device host-emulated, no GPU; host memory ")
     rows = [re.split(r"\s{2,}", line) for line in printed.out.splitlines()]
     head = ["from tier to tier", "layout", "64 KiB", "batch", "best, p10-p90", "limit", "best/limit"]
     assert head in rows
@@ -186,7 +186,7 @@ def test_the_table_takes_the_best_batch_and_shows_gaps() -> None:
     assert rows["disk to host", "block-first"][:3] == ["-", "4.11", "16"]
     assert ("host to disk", "layer-first") not in rows
     assert any(line.startswith("3 cases left out") for line in lines)
-    assert "THROUGH THE PAGE CACHE" in lines[0]
+    assert "NO FIGURES OF A DISK, BUT OF THE PAGE CACHE" in lines[0]
     assert "NVIDIA H200 (cuda:0)" in table(dataset(device="NVIDIA H200", device_label="cuda:0"))
 
 

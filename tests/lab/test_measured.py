@@ -60,10 +60,13 @@ def test_a_gpus_link_is_taken_with_the_gpus_name(tmp_path: Path) -> None:
     assert found.facts["measured_device"] == "NVIDIA H200 (cuda:0)"
 
 
-def test_the_page_cache_is_no_disk(tmp_path: Path) -> None:
-    spec = read_measured(saved(tmp_path / "a.nc", disk_direct_io=0)).applied(H100, MIB)
+@pytest.mark.parametrize(
+    ("attrs", "what"), [({"disk_direct_io": 0}, "the page cache"), ({"disk_file_system": "tmpfs"}, "memory")]
+)
+def test_what_is_no_disk_is_not_taken_for_one(tmp_path: Path, attrs: dict[str, Any], what: str) -> None:
+    spec = read_measured(saved(tmp_path / "a.nc", **attrs)).applied(H100, MIB)
     assert (spec.host_to_disk, spec.disk_to_host) == (H100.host_to_disk, H100.disk_to_host)
-    assert spec.source("disk_to_host").endswith("the measurement in a.nc is of the page cache: not used")
+    assert spec.source("disk_to_host").endswith(f"the measurement in a.nc is of {what}: not used")
 
 
 def test_what_was_not_measured_stays_as_it_was(tmp_path: Path) -> None:

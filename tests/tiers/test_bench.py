@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ from dynalab.kernels import gpu_available, why_no_gpu
 from dynalab.tiers import bench, bench_plan
 from dynalab.tiers.bench import BenchPlan, bench_tiers
 from dynalab.tiers.bench_cases import DIRECTIONS, Case, Deck, layout_of
-from dynalab.tiers.bench_limits import PIECE, PlainFile
+from dynalab.tiers.bench_limits import PIECE, PlainCopy, PlainFile
 from dynalab.tiers.bench_results import bench_dataset
 from dynalab.tiers.bench_rig import TierRig
 
@@ -352,6 +355,28 @@ def test_a_plain_file_is_read_from_beginning_to_end(tmp_path: Path, monkeypatch:
         monkeypatch.setattr("os.pwritev", refuse)
         with pytest.raises(TransferError, match=r"cannot be written: .*Input/output error"):
             file.run(PIECE, write=True)
+
+
+def test_a_large_copy_of_a_gpu_is_timed_by_the_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = np.arange(512, dtype=np.uint64), np.zeros(512, np.uint64)
+    calls: list[str] = []
+
+    def copy(dst: int, src: int, nbytes: int, kind: int, stream: int) -> None:
+        assert (kind, stream) == (4, 77)
+        calls.append("copy")
+        ctypes.memmove(dst, src, nbytes)
+
+    stream = SimpleNamespace(ptr=77, synchronize=lambda: calls.append("wait"))
+    runtime = SimpleNamespace(memcpyAsync=copy, memcpyDefault=4)
+    cuda = SimpleNamespace(Device=contextlib.nullcontext, Stream=lambda non_blocking: stream, runtime=runtime)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    ticks = iter([10.0, 12.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    plain = PlainCopy(1, device=0)
+    assert plain.seconds(target.ctypes.data, source.ctypes.data, 4096) == 2.0 / 8
+    plain.close()
+    assert calls == ["copy"] * 8 + ["wait"]
+    assert np.array_equal(target, source)
 
 
 def test_layouts_have_the_bytes_asked_for() -> None:
