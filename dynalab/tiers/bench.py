@@ -197,4 +197,4 @@ def _within(blocks: dict[Case, int], expected: dict[Case, float], seconds: float
 def _bar(what: str, total: int, progress: bool) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=what, leave=False, disable=None if progress else True)
+    return tqdm(total=total, desc=what, unit="case", leave=False, disable=None if progress else True)
