@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -243,13 +243,15 @@ def bench_link_copies(
         rig.close()
 
 
-def bench_choice(budget: float = 3.0, truth_budget: float = 20.0) -> dict[str, dict[str, float]]:
+def bench_choice(budget: float = 3.0, truth_budget: float = 20.0) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """Calibrate as a user would, measure again at length, and tell what the choices cost.
 
     Returns
     -------
-    dict of str to dict
+    choice : dict of str to dict
         For each direction the fields of `dynalab.kernels.paths.Regret`, and ``seconds`` that the calibration took.
+    table : dict
+        The long calibration, as `dynalab.kernels.paths.PathTable.to_json` gives it.
     """
     rig = GpuRig(seed=0)
     begin = time.perf_counter()
@@ -259,4 +261,5 @@ def bench_choice(budget: float = 3.0, truth_budget: float = 20.0) -> dict[str, d
     rig = GpuRig(seed=1)
     truth = calibrate(rig, budget=truth_budget, seed=1)
     rig.close()
-    return {name: {**asdict(regret(table, truth, name)), "seconds": spent} for name in DIRECTIONS}
+    choice = {name: {**asdict(regret(table, truth, name)), "seconds": spent} for name in DIRECTIONS}
+    return choice, truth.to_json()

@@ -31,7 +31,7 @@ def bars(records: Sequence[Record], choice: Mapping[str, Mapping[str, float]]) -
     records : sequence of Record
         From both benchmarks of copies.
     choice : mapping
-        From `dynalab.kernels.gpu_bench.bench_choice`.
+        The first that `dynalab.kernels.gpu_bench.bench_choice` returns.
 
     Returns
     -------
@@ -74,7 +74,8 @@ def bench_gpu(*, rounds: int = 15, seed: int = 0, nbytes: int = 1 << 30) -> dict
     Returns
     -------
     dict
-        ``facts`` of the device, ``records`` (a dict for each), ``choice`` and ``bars``: lists, texts and numbers only.
+        ``facts`` of the device, ``records`` (a dict for each), ``choice``, the ``calibration`` behind it, and ``bars``:
+        lists, texts and numbers only.
 
     Raises
     ------
@@ -86,10 +87,11 @@ def bench_gpu(*, rounds: int = 15, seed: int = 0, nbytes: int = 1 << 30) -> dict
     facts = gpu.device_facts()
     records = bench_device_copies(nbytes, rounds=rounds, seed=seed)
     records += bench_link_copies(nbytes // 4, rounds=rounds, seed=seed)
-    choice = bench_choice()
+    choice, table = bench_choice()
     return {
         "facts": dict(facts),
         "records": [asdict(record) for record in records],
         "choice": choice,
+        "calibration": table,
         "bars": bars(records, choice),
     }
