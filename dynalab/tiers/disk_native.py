@@ -41,7 +41,7 @@ LEFT, DONE, BATCH_BYTES = 0, 64, 128
 
 #: Linux takes at most this many buffers in one vectored call (UIO_MAXIOV).
 MAX_BUFFERS: Final = 1024
-_EINTR, _EINVAL = errno.EINTR, errno.EINVAL
+_EINTR: Final = errno.EINTR
 
 _I32, _I64 = types.int32, types.int64
 _preadv = types.ExternalFunction("preadv64", _I64(_I32, _I64, _I32, _I64))
@@ -107,7 +107,7 @@ def _move(fd, buffers, count, offset, write, results):
     Short reads and writes go on where they stopped. An error of a call that covers several buffers says nothing about
     which of them is to blame: from there on they are moved one by one.
     """
-    width, done, begun = count, 0, False
+    width, done = count, 0
     while done < count:
         here = buffers + 16 * done
         together = min(width, count - done)
@@ -119,11 +119,9 @@ def _move(fd, buffers, count, offset, write, results):
                 _store(results + 8 * done, 0)
                 done += 1
                 here += 16
-                begun = False
             if moved > 0:
                 _store(here, _load(here) + moved)
                 _store(here + 8, _load(here + 8) - moved)
-                begun = True
             continue
         error = _I64(END_OF_FILE)
         if moved < 0:
@@ -133,13 +131,9 @@ def _move(fd, buffers, count, offset, write, results):
         if together > 1:
             width = 1
             continue
-        if begun and error == _EINVAL:
-            # Only the end of a file leaves a direct transfer at an offset that the device cannot go on from.
-            error = END_OF_FILE
         _store(results + 8 * done, error)
         offset += _load(here + 8)
         done += 1
-        begun = False
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from pathlib import Path
 
@@ -293,8 +294,6 @@ def test_a_file_system_without_direct_io_is_used_all_the_same(
 
 
 def test_a_forked_process_leaves_the_tier_alone(tmp_path: Path) -> None:
-    import os
-
     with DiskTier(LAYOUT, capacity=4, path=tmp_path) as tier:
         Blocks(tier).write([1], [1])
         child = os.fork()
@@ -309,6 +308,39 @@ def test_a_forked_process_leaves_the_tier_alone(tmp_path: Path) -> None:
         with pytest.raises(TierError, match="held open"):  # the child's close did not give the lock away
             DiskTier(LAYOUT, capacity=4, path=tmp_path)
         assert Blocks(tier).check([1], [name_of(1)]).tolist() == [READ_OK]
+
+
+def test_a_forked_process_does_not_keep_a_closed_tier_locked(tmp_path: Path) -> None:
+    """Such as a data loader's worker, which has all files of its parent open."""
+    reader, writer = os.pipe()
+    with DiskTier(LAYOUT, capacity=4, path=tmp_path) as tier:
+        Blocks(tier).write([1], [1])
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)  # returns when the parent has closed its end
+            os._exit(0)
+    os.close(reader)
+    try:
+        with DiskTier(LAYOUT, capacity=4, path=tmp_path) as tier:
+            assert len(tier.recovered()[0]) == 1
+    finally:
+        os.close(writer)
+        os.waitpid(child, 0)
+
+
+def test_a_flush_brings_the_data_to_the_drive_before_what_speaks_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fdatasync = os.fdatasync
+    monkeypatch.setattr("os.fdatasync", lambda fd: (synced.append(fd), fdatasync(fd))[1])
+    with DiskTier(LAYOUT, capacity=4, path=tmp_path) as tier:
+        synced.clear()
+        tier.flush()
+        order = [tier._files.data_fd, tier._files.index_fd]
+        assert synced == order
+    assert synced == order * 2, "closing flushes"
 
 
 def test_a_flush_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from disk_blocks import LAYOUT, Blocks
 
-from dynalab.errors import ConfigError, TierFull
+from dynalab.errors import ConfigError, TierError, TierFull
 from dynalab.tiers import disk_space
 from dynalab.tiers.disk import DiskTier
 from dynalab.tiers.disk_space import allocated_bytes, reserve
@@ -115,7 +117,15 @@ def test_files_that_go_away_meanwhile_count_for_nothing(tmp_path: Path, monkeypa
     assert allocated_bytes(tmp_path) == os.stat(tmp_path / "b").st_blocks * 512
 
 
-def test_of_tiers_opened_at_once_only_as_many_as_fit(tmp_path: Path) -> None:
+def test_of_tiers_opened_at_once_only_as_many_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if each takes its time between counting and taking."""
+
+    def slowly(directory: Path) -> int:
+        used = allocated_bytes(directory)
+        time.sleep(0.02)
+        return used
+
+    monkeypatch.setattr(disk_space, "allocated_bytes", slowly)
     for rank in range(8):
         (tmp_path / str(rank)).mkdir()
     options = {"physical_cap": allocated_bytes(tmp_path) + 3 * 40 * KIB + 8 * KIB, "cap_path": tmp_path}
@@ -155,6 +165,23 @@ def test_a_cap_exceeded_only_in_the_end_takes_everything_back(tmp_path: Path, mo
     assert (tmp_path / "blocks.data").stat().st_size == 8 * 4096
     with open_tier(tmp_path) as tier:
         assert len(tier.recovered()[0]) == 8
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+def test_what_was_taken_half_way_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def half(fd: int, size: int) -> None:
+        os.ftruncate(fd, size // 2)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(disk_space, "fallocate", half)
+    path = tmp_path / "f"
+    path.write_bytes(b"kept")
+    with path.open("r+b") as file, pytest.raises(OSError if code == errno.EIO else TierFull):
+        reserve(file.fileno(), path, 1 << 20, True)
+    assert path.read_bytes() == b"kept"
+    with pytest.raises(TierError if code == errno.EIO else TierFull, match=r"disk: .*; .*choose another path"):
+        open_tier(tmp_path / "kv")
+    assert list((tmp_path / "kv").iterdir()) == []
 
 
 def test_caps_that_are_none(tmp_path: Path) -> None:
