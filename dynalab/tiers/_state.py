@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -46,7 +47,7 @@ STATE_TYPE = numba.types.Tuple(
 
 
 # Sources that steps inline besides those of policies and rules.
-_INLINED = (__file__, str(identity_table.__file__))
+_INLINED = (__file__, str(identity_table.__file__), str(Path(__file__).with_name("_holding.py")))
 _POLICIES_TYPE = numba.types.UniTuple(numba.int64, N_TIERS)
 
 

@@ -11,16 +11,12 @@ import numba
 import numpy as np
 
 from dynalab.kv.admission import begin_request
-from dynalab.kv.policies._layout import HIT, REMOVE
+from dynalab.kv.policies._layout import HIT
 from dynalab.kv.tiering import pinned
 from dynalab.kv.tiering.book import (
-    CHANGED,
-    COUNTS,
     MARKED,
-    N_CHANGED,
     SLOT_OF,
     free_slot,
-    mark_changed,
 )
 from dynalab.kv.tiering.rules import (
     COMPUTED,
@@ -30,10 +26,7 @@ from dynalab.kv.tiering.rules import (
     H2K,
     HOST,
     K2H,
-    N_TIERS,
-    PINNED,
     REFUSED,
-    REMOVED,
     RESERVED,
     enter,
     jit,
@@ -45,20 +38,17 @@ from dynalab.kv.tiering.rules import (
     step,
     touch,
 )
+from dynalab.tiers._holding import drop_block, let_go_of, publish, still_there
 from dynalab.tiers._state import (
     ACTIVE,
     BOOK,
     EVENTS,
     FILTERS,
-    GONE,
     HOLD,
     I8,
     I32,
     IDS,
-    NEWS,
-    ORPHANS,
     STOPPED,
-    STORE,
     SWITCH,
     TRAFFIC,
     U64,
@@ -67,73 +57,16 @@ from dynalab.tiers._state import (
 )
 from dynalab.tiers.identity_table import (
     HASH_OF,
-    HELD,
     NO_PARENT,
     PARENT_OF,
     PRIORITY_OF,
     number_for,
     number_of,
-    set_held,
     set_priority,
 )
 
 # Why a registration is refused.
 TWICE, NO_NUMBER = 1, 2
-
-
-@jit
-def _publish(cache, state):
-    """Turn what entered and left the tiers into events, and keep the ring of numbers that no tier holds."""
-    book, ids, news = state[BOOK], state[IDS], state[NEWS]
-    for i in range(book[COUNTS][N_CHANGED]):
-        x = book[CHANGED][i]
-        book[MARKED][x] = 0
-        held = False
-        for k in range(N_TIERS):
-            held = held or resident(cache, state[ACTIVE], k, x)
-        if held == (ids[HELD][x] > 0):
-            continue
-        set_held(ids, x, held)
-        n = news[3][0]
-        news[0][n] = STORE if held else GONE
-        news[1][n] = ids[HASH_OF][x]
-        news[2][n] = ids[HASH_OF][ids[PARENT_OF][x]] if ids[PARENT_OF][x] >= 0 else np.uint64(0)
-        news[3][0] = n + 1
-    book[COUNTS][N_CHANGED] = 0
-
-
-@jit
-def _still_there(cache, state, k, x, slot):
-    return resident(cache, state[ACTIVE], k, x) and state[BOOK][SLOT_OF][k, x] == slot
-
-
-@jit
-def _let_go(cache, state, k, x, slot):
-    """Take one pin back, be it of a block or of the slot of one that is gone."""
-    if _still_there(cache, state, k, x, slot):
-        pinned.unpin(state[HOLD], k, x)
-        return
-    state[ORPHANS][k, slot] -= 1
-    if state[ORPHANS][k, slot] == 0:
-        state[HOLD][1][RESERVED, k] -= 1
-        free_slot(state[BOOK], k, slot)
-
-
-@jit
-def _drop(cache, state, k, x):
-    """Remove block `x` from tier `k`; while it is in use its slot stays taken."""
-    slot = state[BOOK][SLOT_OF][k, x]
-    pins = state[HOLD][0][k, x]
-    step(cache, REMOVE, k, x)
-    state[EVENTS][k, REMOVED] += 1
-    mark_changed(state[BOOK], x)
-    if pins == 0:
-        free_slot(state[BOOK], k, slot)
-        return
-    state[HOLD][0][k, x] = 0
-    state[HOLD][1][PINNED, k] -= 1
-    state[HOLD][1][RESERVED, k] += 1
-    state[ORPHANS][k, slot] = pins
 
 
 @compiled(numba.int64, U64, I8)
@@ -173,7 +106,7 @@ def onboard(policies, state, ids, level, slots, now):
     """
     cache = as_cache(policies, state)
     end = 0
-    while end < ids.size and _still_there(cache, state, level[end], ids[end], slots[end]):
+    while end < ids.size and still_there(cache, state, level[end], ids[end], slots[end]):
         end += 1
     done = pinned.onboard(
         cache,
@@ -194,11 +127,11 @@ def onboard(policies, state, ids, level, slots, now):
         state[IDS][PRIORITY_OF],
     )
     for i in range(end if done else 0, ids.size):
-        _let_go(cache, state, level[i], ids[i], slots[i])
+        let_go_of(cache, state, level[i], ids[i], slots[i])
     for i in range(end if done else 0):
         level[i] = DEVICE
         slots[i] = state[BOOK][SLOT_OF][DEVICE, ids[i]]
-    _publish(cache, state)
+    publish(cache, state)
     return end if done else -1
 
 
@@ -222,7 +155,7 @@ def allocate(policies, state, slots, now):
         now,
         state[IDS][PRIORITY_OF],
     )
-    _publish(cache, state)
+    publish(cache, state)
     return done
 
 
@@ -278,7 +211,7 @@ def register(policies, state, hashes, parent_hash, priority, slots, ids, now):
         now,
         state[IDS][PRIORITY_OF],
     )
-    _publish(cache, state)
+    publish(cache, state)
     return 0
 
 
@@ -287,7 +220,7 @@ def let_go(policies, state, ids, level, slots):
     """Take the pins of matched or registered blocks back."""
     cache = as_cache(policies, state)
     for i in range(ids.size):
-        _let_go(cache, state, level[i], ids[i], slots[i])
+        let_go_of(cache, state, level[i], ids[i], slots[i])
 
 
 @compiled(numba.void, I32)
@@ -304,10 +237,10 @@ def lose(policies, state, k, hashes, slots, lost):
     cache = as_cache(policies, state)
     for i in range(hashes.size):
         x = number_of(state[IDS], hashes[i])
-        if x >= 0 and _still_there(cache, state, k, x, slots[i]):
-            _drop(cache, state, k, x)
+        if x >= 0 and still_there(cache, state, k, x, slots[i]):
+            drop_block(cache, state, k, x)
             lost[i] = True
-    _publish(cache, state)
+    publish(cache, state)
 
 
 @jit
@@ -338,7 +271,7 @@ def prefetch(policies, state, hashes, now):
         x = number_of(state[IDS], hashes[i])
         if _in_host_only(cache, state, x):
             pinned.unpin(state[HOLD], HOST, x)
-    _publish(cache, state)
+    publish(cache, state)
     return copied
 
 
@@ -409,7 +342,7 @@ def restore(policies, state, hashes, parents, priority, slots):
         set_priority(cache, state[ACTIVE], state[IDS], x, priority[i])
         enter(cache, state[EVENTS], state[BOOK], DISK, x)
         state[BOOK][SLOT_OF][DISK, x] = slots[i]
-        _publish(cache, state)
+        publish(cache, state)
     return hashes.size
 
 
@@ -419,5 +352,5 @@ def clear(policies, state, k):
     cache = as_cache(policies, state)
     for x in range(state[STOPPED].shape[1] - 1):
         if resident(cache, state[ACTIVE], k, x) and state[HOLD][0][k, x] == 0:
-            _drop(cache, state, k, x)
-    _publish(cache, state)
+            drop_block(cache, state, k, x)
+    publish(cache, state)
