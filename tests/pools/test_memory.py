@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from fake_cuda import FakeError, FakeRuntime
+from fake_pool_runtime import FakeError, FakeRuntime
 
 from dynalab.errors import BlockStateError, ConfigError, DeviceMemoryError, TierClosed
 from dynalab.pools import CudaMemoryPool, _cuda, pointer_tables_bytes

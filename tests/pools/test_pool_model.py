@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from fake_cuda import FakeRuntime
+from fake_pool_runtime import FakeRuntime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
