@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynalab.tiers.aio import AsyncTierStack
 from dynalab.tiers.config import StackConfig
 from dynalab.tiers.device import DeviceTier
 from dynalab.tiers.directory import Filter
@@ -16,6 +17,7 @@ from dynalab.tiers.tier import BlockKeys, Capabilities, StorageTier, Tier
 from dynalab.tiers.transfer import Transfer
 
 __all__ = [
+    "AsyncTierStack",
     "BlockKeys",
     "Blocks",
     "Capabilities",

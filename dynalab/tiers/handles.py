@@ -119,14 +119,18 @@ class Prefetch:
             Blocks at the front of the sequence that are on the device or in host memory, arrived or on their way from
             there; match these: ``stack.match(hashes[:n])``.
         """
-        if policy not in WAITS:
-            raise unknown("policy", policy, WAITS)
-        if policy == "wait_complete":
+        seconds = self._patience(policy, base, per_ki_token)
+        if seconds is None:
             for transfer in self._transfers:
                 transfer.wait()
         else:
-            left = 0.0
-            if policy == "timeout":
-                left = base + per_ki_token * self.n_blocks * self._stack.layout.page_tokens / 1024
-            self._stack._give_up(self._transfers, left)
+            self._stack._give_up(self._transfers, seconds)
         return self._stack._prefix_above_disk(self._hashes)
+
+    def _patience(self, policy: str, base: float, per_ki_token: float) -> float | None:
+        """Return how many seconds to wait; None is as long as it takes."""
+        if policy not in WAITS:
+            raise unknown("policy", policy, WAITS)
+        if policy == "timeout":
+            return base + per_ki_token * self.n_blocks * self._stack.layout.page_tokens / 1024
+        return 0.0 if policy == "best_effort" else None

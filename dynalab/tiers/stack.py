@@ -236,7 +236,9 @@ class TierStack(StackBase):
             If a block that the device held already was on its way there, and did not arrive.
         """
         names = as_hashes(hashes)
-        self._wait_for_room()
+        while waiting := self._in_the_way():
+            # The oldest one: it is what others wait for.
+            waiting[0].wait()
         late = self._enter(blocks, names, parent, priority)
         for transfer in late:
             transfer.wait()

@@ -274,15 +274,10 @@ class StackBase:
                 # Until the next process opens the file, which will find out by itself, they are forgotten.
                 _log.warning("%s", error)
 
-    def _wait_for_room(self) -> None:
-        stats = self._flow.engine.stats()
-        if sum(path.pending_blocks for path in stats.values()) < self._max_pending:
-            return
-        # The oldest copies first: they are what the others wait for.
-        for transfer in self._flow.oldest():
-            transfer.wait()
-            if sum(path.pending_blocks for path in self._flow.engine.stats().values()) < self._max_pending:
-                return
+    def _in_the_way(self) -> list[Transfer]:
+        """Return the copies that have to end before more blocks may be registered, the first one first."""
+        paths = self._flow.engine.stats().values()
+        return self._flow.oldest() if sum(path.pending_blocks for path in paths) >= self._max_pending else []
 
     def _give_up(self, transfers: Sequence[Transfer], after: float) -> None:
         deadline = time.monotonic() + after
