@@ -328,6 +328,33 @@ def test_closing_in_haste_loses_nothing_on_the_disk(trouble: Trouble, tmp_path: 
 
 
 @pytest.mark.parametrize("arrives", [True, False])
+def test_two_requests_wait_for_one_copy(trouble: Trouble, arrives: bool) -> None:
+    with open_stack(None, device=8, host=16) as stack:
+        names = prompt(3, 1)
+        serve(stack, names)
+        serve(stack, prompt(8, 2))
+        stack.drain()
+        gate = trouble.stop("host_to_device")
+        if not arrives:
+            trouble.fault = _break("host_to_device")
+        one = stack.onboard(stack.match(names))
+        match = stack.match(names)
+        assert match.tiers["device"] == 3  # decided, if not there yet
+        other = stack.onboard(match)
+        assert not one.done()
+        assert not other.done()
+        gate.set()
+        for onboarding in (one, other):
+            blocks = onboarding.result(PATIENCE)
+            assert len(blocks) == (3 if arrives else 0)
+            assert bool(onboarding.failures) != arrives
+            assert_right(blocks, names[: len(blocks)])
+            stack.release(blocks)
+        trouble.fault = None
+        assert_sound(stack)
+
+
+@pytest.mark.parametrize("arrives", [True, False])
 def test_content_registered_while_it_is_on_its_way(trouble: Trouble, arrives: bool) -> None:
     """Bytes that another request has not received yet are waited for, and missed if they do not come."""
     with open_stack(None, device=8, host=16) as stack:
