@@ -178,11 +178,12 @@ class Flow:
         with self._lock:
             self._bad[target, transfer.dst] = failed
             cancelled = self._cancelled.pop(transfer, 0)
-            if failed.any():
-                self.n_failures += int(failed.sum()) - cancelled
+            if n_lost := int(failed.sum()) - cancelled:
+                self.n_failures += n_lost
                 self.failures = [*self.failures, *transfer.errors][-100:]
-                lost = f"{failed.sum()} of {len(failed)} blocks lost"
+                lost = f"{n_lost} of {len(failed)} blocks lost"
                 _log.warning("%s: %s: %s", transfer.path, lost, transfer.errors[0])
+            if failed.any():
                 self._lose(target, keys.hash[failed], transfer.dst[failed])
                 # A transfer gives up its last blocks.
                 tried = failed & (np.arange(len(failed)) < len(failed) - cancelled)

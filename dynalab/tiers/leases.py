@@ -144,9 +144,14 @@ class Blocks:
     def view(self) -> list[Any]:
         """Return the blocks' memory: one writable array of shape (num_layers, outer, page_tokens, inner) each.
 
-        Of CuPy where the device is a GPU, else of NumPy. Not to be used once the block is released.
+        Of CuPy where the device is a GPU, else of NumPy. Not to be used once the block is released. Where a layout
+        keeps heads apart there is no such array: use :meth:`view_heads`.
         """
         return [self._stack.device.view(slot) for slot in self.slots.tolist()]
+
+    def view_heads(self) -> list[Any]:
+        """Return the blocks' memory in any layout, as (num_layers, outer, page_tokens, heads, head_dim) each."""
+        return [self._stack.device.view_heads(slot) for slot in self.slots.tolist()]
 
     def release(self) -> None:
         """Give the blocks back; the same as ``stack.release(blocks)``."""

@@ -129,11 +129,13 @@ class TierStack(StackBase):
         with self._lock:
             self._require_open()
             self._take(match)
+            # The match goes on to tell where its blocks were found.
+            level, slots = match._level.copy(), match._slots.copy()
             try:
-                n = self._directory.onboard(match._ids, match._level, match._slots, self._now())
+                n = self._directory.onboard(match._ids, level, slots, self._now())
             finally:
                 self._publish(outcome := self._directory.outcome())
-            ids, slots = match._ids[:n], match._slots[:n]
+            ids, slots = match._ids[:n], slots[:n]
             own = self._flow.carry_out(outcome)
             coming = [t for t in self._flow.writers(DEVICE, slots) if not t.done()]
             onboarding = Onboarding([*own, *(t for t in coming if t not in own)])
