@@ -51,28 +51,46 @@ _INLINED = (__file__, str(identity_table.__file__), str(Path(__file__).with_name
 _POLICIES_TYPE = numba.types.UniTuple(numba.int64, N_TIERS)
 
 
+_steps: list[_LazyStep] = []
+
+
+def load_steps() -> None:
+    """Compile all steps, or find them on disk: before copies run, whose ends must not fail for want of a compiler."""
+    for step in _steps:
+        step.load()
+
+
 class _LazyStep:
-    """A step that is compiled, or found on disk, at its first call: nobody waits for those that are not called."""
+    """A step that is compiled, or found on disk, when it is needed: importing must stay cheap."""
 
     def __init__(self, function: Callable[..., Any], signature: Any) -> None:
         self._function = function
         self._signature = signature
         self._compiled: Callable[..., Any] | None = None
 
-    def __call__(self, *arguments: Any) -> Any:
+    def load(self) -> Callable[..., Any]:
+        """Return the compiled step."""
         if self._compiled is None:
             with warnings.catch_warnings():
                 # Functions as values are an experimental feature of Numba, and it says so once per compilation.
                 warnings.simplefilter("ignore", numba.NumbaExperimentalFeatureWarning)
                 options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
                 self._compiled = numba.njit(self._signature, **options)(keyed(self._function, *_INLINED))
-        return self._compiled(*arguments)
+        return self._compiled
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.load()(*arguments)
 
 
 def compiled(returns: Any, *arguments: Any) -> Callable[[Callable[..., Any]], _LazyStep]:
     """Compile a step that takes the addresses of the three policies, the state, and `arguments`."""
     signature = returns(_POLICIES_TYPE, STATE_TYPE, *arguments)
-    return lambda function: _LazyStep(function, signature)
+
+    def register(function: Callable[..., Any]) -> _LazyStep:
+        _steps.append(_LazyStep(function, signature))
+        return _steps[-1]
+
+    return register
 
 
 @jit

@@ -176,21 +176,29 @@ class Flow:
         source, target = ENDS[EDGES.index(transfer.path)]
         failed = ~transfer.ok
         with self._lock:
-            self._bad[target, transfer.dst] = failed
-            cancelled = self._cancelled.pop(transfer, 0)
-            if n_lost := int(failed.sum()) - cancelled:
-                self.n_failures += n_lost
-                self.failures = [*self.failures, *transfer.errors][-100:]
-                lost = f"{n_lost} of {len(failed)} blocks lost"
-                _log.warning("%s: %s: %s", transfer.path, lost, transfer.errors[0])
-            if failed.any():
-                self._lose(target, keys.hash[failed], transfer.dst[failed])
-                # A transfer gives up its last blocks.
-                tried = failed & (np.arange(len(failed)) < len(failed) - cancelled)
-                if source == DISK and tried.any():
-                    # What cannot be read now will not be served later.
-                    self._lose(DISK, keys.hash[tried], transfer.src[tried])
-            del self._pending[self._tickets.pop(transfer)]
+            try:
+                self._bad[target, transfer.dst] = failed
+                self._account(transfer, keys, failed, source, target)
+            finally:
+                del self._pending[self._tickets.pop(transfer)]
+
+    def _account(
+        self, transfer: Transfer, keys: BlockKeys, failed: npt.NDArray[np.bool_], source: int, target: int
+    ) -> None:
+        """Tell of the blocks of a transfer that are lost; with the lock held."""
+        cancelled = self._cancelled.pop(transfer, 0)
+        if n_lost := int(failed.sum()) - cancelled:
+            self.n_failures += n_lost
+            self.failures = [*self.failures, *transfer.errors][-100:]
+            lost = f"{n_lost} of {len(failed)} blocks lost"
+            _log.warning("%s: %s: %s", transfer.path, lost, transfer.errors[0])
+        if failed.any():
+            self._lose(target, keys.hash[failed], transfer.dst[failed])
+            # A transfer gives up its last blocks.
+            tried = failed & (np.arange(len(failed)) < len(failed) - cancelled)
+            if source == DISK and tried.any():
+                # What cannot be read now will not be served later.
+                self._lose(DISK, keys.hash[tried], transfer.src[tried])
 
     def cancel(self, transfers: Iterable[Transfer]) -> None:
         """Give up what has not started of these copies: their targets hold nothing, their sources stay."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dynalab.errors import BlockStateError, ConfigError, TierClosed, TierError, TransferError
 from dynalab.kv.tiering.rules import DISK, N_TIERS, TIERS
+from dynalab.tiers._state import load_steps
 from dynalab.tiers.config import StackConfig
 from dynalab.tiers.directory import STORE, Directory, Filter, Outcome
 from dynalab.tiers.flow import Flow
@@ -106,6 +107,7 @@ class StackBase:
                 n_ids=n_ids,
                 tell=on_events is not None,
             )
+            load_steps()
             self._lock = threading.RLock()
             self._leases = LeaseTable()
             self._clock, self._start = clock, clock()

@@ -18,7 +18,9 @@ from dynalab.tiers import Transfer, TransferEngine
 
 
 def workers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("dynalab-")]
+    # Helpers of large copies stay for the next one.
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith("dynalab-") and not name.startswith("dynalab-copy")]
 
 
 def until_somebody_waits(engine: TransferEngine) -> None:
