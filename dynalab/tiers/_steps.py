@@ -67,6 +67,8 @@ from dynalab.tiers.identity_table import (
 
 # Why a registration is refused.
 TWICE, NO_NUMBER = 1, 2
+# Where a prefetch has found a block that it has copied: pinned on disk and in host memory.
+_FETCHED = COMPUTED + 1
 
 
 @compiled(numba.int64, U64, I8)
@@ -243,34 +245,45 @@ def lose(policies, state, k, hashes, slots, lost):
     publish(cache, state)
 
 
-@jit
-def _in_host_only(cache, state, x):
-    return resident(cache, state[ACTIVE], HOST, x) and not resident(cache, state[ACTIVE], DEVICE, x)
-
-
-@compiled(numba.int64, U64, numba.float64)
-def prefetch(policies, state, hashes, now):
+@compiled(numba.int64, U64, I8, numba.float64)
+def prefetch(policies, state, hashes, level, now):
     """Note copies of a sequence's blocks from disk to host memory; return how many.
 
-    Up to the first block that no tier holds, or that could take only the place of one in use or of one before it.
+    Up to the first block that no tier holds, or that could take only the place of one in use or of this sequence. The
+    disk keeps what it has: who gives up waiting has lost nothing.
+
+    Parameters
+    ----------
+    level : int8, shape (>= len(hashes),)
+        Scratch.
     """
     cache = as_cache(policies, state)
-    copied = 0
+    pins = state[HOLD]
     end = 0
     while end < hashes.size and state[ACTIVE][HOST]:
         x = number_of(state[IDS], hashes[end])
-        level = COMPUTED if x < 0 else look_up(cache, state[ACTIVE], state[SWITCH], x, False)
-        if level == COMPUTED or (level == DISK and not _fetch(cache, state, x, now)):
+        level[end] = COMPUTED if x < 0 else look_up(cache, state[ACTIVE], state[SWITCH], x, False)
+        if level[end] == COMPUTED:
             break
-        copied += level == DISK
-        # The next blocks must not take the place of this one.
-        if _in_host_only(cache, state, x):
-            pinned.pin(state[HOLD], HOST, x)
+        # No block of the sequence must leave for another one.
+        pinned.pin(pins, level[end], x)
         end += 1
+    copied = 0
     for i in range(end):
         x = number_of(state[IDS], hashes[i])
-        if _in_host_only(cache, state, x):
-            pinned.unpin(state[HOLD], HOST, x)
+        if level[i] == DISK and not resident(cache, state[ACTIVE], HOST, x):
+            if not _fetch(cache, state, x, now):
+                break
+            pinned.pin(pins, HOST, x)
+            level[i] = _FETCHED
+            copied += 1
+    for i in range(end):
+        x = number_of(state[IDS], hashes[i])
+        if level[i] == _FETCHED:
+            pinned.unpin(pins, HOST, x)
+            pinned.unpin(pins, DISK, x)
+        else:
+            pinned.unpin(pins, level[i], x)
     publish(cache, state)
     return copied
 
@@ -278,9 +291,9 @@ def prefetch(policies, state, hashes, now):
 @jit
 def _fetch(cache, state, x, now):
     """Bring block `x` from disk to host memory; False where there is no room for it."""
-    # It must not be evicted by the block that leaves host memory for it.
-    pinned.pin(state[HOLD], DISK, x)
     victim = put(cache, state[EVENTS], state[HOLD], state[BOOK], HOST, x)
+    if victim == REFUSED:
+        return False
     if victim >= 0 and state[SWITCH][EXCLUSIVE]:
         begin_request(state[FILTERS][1][DISK])
         sink_to_disk(
@@ -297,12 +310,7 @@ def _fetch(cache, state, x, now):
             now,
             state[IDS][PRIORITY_OF],
         )
-    pinned.unpin(state[HOLD], DISK, x)
-    if victim == REFUSED:
-        return False
     move(state[TRAFFIC], state[BOOK], 0, K2H, x)
-    if state[SWITCH][EXCLUSIVE] and state[HOLD][0][DISK, x] == 0:
-        pinned.drop(cache, state[EVENTS], state[HOLD], state[BOOK], DISK, x)
     return True
 
 

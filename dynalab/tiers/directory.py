@@ -313,7 +313,7 @@ class Directory:
 
     def prefetch(self, hashes: npt.NDArray[np.uint64], now: float) -> int:
         """Bring a sequence's blocks from disk to host memory, as many as fit there together; return how many."""
-        return int(self._run(_steps.prefetch, hashes.size, hashes, now))
+        return int(self._run(_steps.prefetch, hashes.size, hashes, np.empty(hashes.size, np.int8), now))
 
     def use(self, hashes: npt.NDArray[np.uint64]) -> int:
         """Tell the policies that a sequence's blocks are used; return how many were found."""

@@ -139,7 +139,7 @@ def onboard(
             _rise(cache, filters, active, switch, events, traffic, hold, book, w, x, level[i], now, priority)
         elif not held:
             put(cache, events, hold, book, DEVICE, x)
-            _copy_up(cache, active, switch, events, traffic, hold, book, w, x, level[i])
+            _copy_up(cache, active, switch, events, traffic, hold, book, w, x)
             unpin(hold, level[i], x)
             pin(hold, DEVICE, x)
         elif level[i] != DEVICE:
@@ -189,13 +189,14 @@ def _suspend(filters, refused, x):
 
 
 @jit
-def _copy_up(cache, active, switch, events, traffic, hold, book, w, x, level):
+def _copy_up(cache, active, switch, events, traffic, hold, book, w, x):
     """Inclusive stack: note the way of block `x` to the device; a copy staged through host memory stays there."""
-    if level == HOST:
+    if resident(cache, active, HOST, x):
+        # Where it was found, or where it has come since it was found on the disk.
         move(traffic, book, w, H2D, x)
     elif switch[AROUND_HOST] or not active[HOST]:
         move(traffic, book, w, K2D, x)
-    elif resident(cache, active, HOST, x) or put(cache, events, hold, book, HOST, x) != REFUSED:
+    elif put(cache, events, hold, book, HOST, x) != REFUSED:
         move(traffic, book, w, K2H, x)
         move(traffic, book, w, H2D, x)
     else:
@@ -238,6 +239,8 @@ def _rise(cache, filters, active, switch, events, traffic, hold, book, w, x, lev
         _through_buffer(traffic, book, w, x)
     if rises_alone and book is not None:
         note_left(book, level, x)
+    # What a prefetch has copied up lies in two tiers.
+    _drop_below(cache, active, events, hold, book, x)
 
 
 @jit
