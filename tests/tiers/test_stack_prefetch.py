@@ -16,11 +16,11 @@ from dynalab.tiers import StackConfig, TierStack
 __all__ = ["trouble"]
 
 
-@pytest.fixture
-def sunken(trouble: Trouble, tmp_path: Path) -> Iterator[TierStack]:
+@pytest.fixture(params=["write_through", "write_back"])
+def sunken(request: pytest.FixtureRequest, trouble: Trouble, tmp_path: Path) -> Iterator[TierStack]:
     """A stack that moves one block at a time, with a prompt of 5 blocks on its disk."""
     config = StackConfig(max_concurrent_transfers=1, max_transfer_batch_size=1)
-    with open_stack(tmp_path, config=config) as stack:
+    with open_stack(tmp_path, config=config, mode=request.param) as stack:
         serve(stack, prompt(5, 1))
         sink(stack, prompt(5, 1))
         yield stack
