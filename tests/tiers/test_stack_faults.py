@@ -270,7 +270,7 @@ def test_copies_fail_at_random(trouble: Trouble, tmp_path: Path, mode: str, disk
     options = {"mode": mode, "disk_path": disk_path, "config": config, "admit_after": 1}
     with open_stack(tmp_path, device=12, host=12, disk=60, **options) as stack:
         trouble.fault = fault
-        for step in range(70):
+        for step in range(50):
             topic = int(rng.integers(4))
             names = prompt(int(rng.integers(4, 9)), int(rng.integers(12)), shared=3, topic=topic)
             if step % 7 == 0:
