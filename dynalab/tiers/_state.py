@@ -13,7 +13,6 @@ from dynalab.kv.keyed import keyed
 from dynalab.kv.policies._pointer import step_at
 from dynalab.kv.tiering.book import BOOK_TYPE
 from dynalab.kv.tiering.rules import FILTERS_TYPE, HOLD_TYPE, N_TIERS, jit
-from dynalab.tiers import identity_table
 from dynalab.tiers.identity_table import IDS_TYPE
 
 _NODES = numba.types.UniTuple(numba.int32[:, ::1], N_TIERS)
@@ -47,7 +46,7 @@ STATE_TYPE = numba.types.Tuple(
 
 
 # Sources that steps inline besides those of policies and rules.
-_INLINED = (__file__, str(identity_table.__file__), str(Path(__file__).with_name("_holding.py")))
+_INLINED = tuple(str(Path(__file__).with_name(name)) for name in ("_state.py", "_holding.py", "identity_table.py"))
 _POLICIES_TYPE = numba.types.UniTuple(numba.int64, N_TIERS)
 
 

@@ -245,6 +245,17 @@ def lose(policies, state, k, hashes, slots, lost):
     publish(cache, state)
 
 
+@compiled(numba.boolean, numba.int64, U64, I32)
+def any_pinned(policies, state, k, hashes, slots):
+    """Tell whether any of these blocks is in use where it lies, in such a slot of tier `k`."""
+    cache = as_cache(policies, state)
+    for i in range(hashes.size):
+        x = number_of(state[IDS], hashes[i])
+        if x >= 0 and still_there(cache, state, k, x, slots[i]) and state[HOLD][0][k, x] > 0:
+            return True
+    return False
+
+
 @compiled(numba.int64, U64, I8, numba.float64)
 def prefetch(policies, state, hashes, level, now):
     """Note copies of a sequence's blocks from disk to host memory; return how many.

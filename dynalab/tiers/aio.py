@@ -131,8 +131,7 @@ class AsyncTierStack:
         """
         prefetch = self.stack.prefetch(hashes)
         if not await _ended(prefetch._transfers, prefetch._patience(policy, base, per_ki_token)):
-            self.stack._flow.cancel(prefetch._transfers)
-            await _ended(prefetch._transfers)
+            await _ended(self.stack._give_up(prefetch._transfers))
         return self.stack._prefix_above_disk(prefetch._hashes)
 
     async def drain(self, timeout: float | None = None) -> bool:

@@ -311,6 +311,10 @@ class Directory:
         self._run(_steps.lose, hashes.size, tier, np.ascontiguousarray(hashes), np.ascontiguousarray(slots), lost)
         return lost
 
+    def any_pinned(self, tier: int, hashes: npt.NDArray[np.uint64], slots: npt.NDArray[np.int32]) -> bool:
+        """Tell whether any of these blocks is in use in such a slot of a tier."""
+        return bool(self._run(_steps.any_pinned, 0, tier, hashes, slots))
+
     def prefetch(self, hashes: npt.NDArray[np.uint64], now: float) -> int:
         """Bring a sequence's blocks from disk to host memory, as many as fit there together; return how many."""
         return int(self._run(_steps.prefetch, hashes.size, hashes, np.empty(hashes.size, np.int8), now))

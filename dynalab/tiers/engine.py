@@ -253,7 +253,8 @@ class TransferEngine:
         )
         path.cancel(end - first)
         self._made_room()
-        if transfer._left:
+        if transfer._left or transfer._waits:
+            # It does not end before those that it comes after: who comes after it relies on them as well.
             return [], end - first
         transfer._state = FINAL
         path.settling.append(transfer)

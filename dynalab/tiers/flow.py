@@ -192,20 +192,43 @@ class Flow:
             self.failures = [*self.failures, *transfer.errors][-100:]
             lost = f"{n_lost} of {len(failed)} blocks lost"
             _log.warning("%s: %s: %s", transfer.path, lost, transfer.errors[0])
-        if failed.any():
-            self._lose(target, keys.hash[failed], transfer.dst[failed])
-            # A transfer gives up its last blocks.
-            tried = failed & (np.arange(len(failed)) < len(failed) - cancelled)
-            if source == DISK and tried.any():
+        # A transfer gives up its last blocks; of those has been told.
+        tried = failed & (np.arange(len(failed)) < len(failed) - cancelled)
+        if tried.any():
+            self._lose(target, keys.hash[tried], transfer.dst[tried])
+            if source == DISK:
                 # What cannot be read now will not be served later.
                 self._lose(DISK, keys.hash[tried], transfer.src[tried])
 
-    def cancel(self, transfers: Iterable[Transfer]) -> None:
-        """Give up what has not started of these copies: their targets hold nothing, their sources stay."""
+    def cancel(self, transfers: Iterable[Transfer]) -> list[Transfer]:
+        """Give up what has not started of these copies: their targets hold nothing, their sources stay.
+
+        Returns
+        -------
+        list of Transfer
+            Those of which some blocks have started, and may still arrive. The others need not be waited for.
+        """
+        moving = []
         with self._lock:
             for transfer in transfers:
-                if not transfer.done():
-                    self._cancelled[transfer] = self._cancelled.get(transfer, 0) + transfer.cancel()
+                if transfer.done():
+                    continue
+                n = len(transfer)
+                if count := transfer.cancel():
+                    self._cancelled[transfer] = count
+                    keys, target = transfer.payload, ENDS[EDGES.index(transfer.path)][1]
+                    assert isinstance(keys, BlockKeys)
+                    self._lose(target, keys.hash[n - count :], transfer.dst[n - count :])
+                if self._cancelled.get(transfer, 0) < n:
+                    moving.append(transfer)
+        return moving
+
+    def is_read(self, transfer: Transfer) -> bool:
+        """Tell whether other copies come to read what this one brings; with the lock held."""
+        ticket = self._tickets.get(transfer)
+        target = ENDS[EDGES.index(transfer.path)][1]
+        readers = [edge for edge, (source, _) in enumerate(ENDS) if source == target]
+        return ticket is not None and bool((self._last_read[readers][:, transfer.dst] > ticket).any())
 
     def close(self, cancel: bool) -> None:
         """End all copies and the engine's threads; without the lock."""

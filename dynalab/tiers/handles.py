@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
@@ -99,7 +100,7 @@ class Prefetch:
         self._transfers = tuple(transfers)
 
     def done(self) -> bool:
-        """Return whether all copies have ended."""
+        """Return whether all copies have ended; those that were given up, or left to other requests, do not count."""
         return all(transfer.done() for transfer in self._transfers)
 
     def wait(self, policy: str = "wait_complete", *, base: float = 1.0, per_ki_token: float = 0.25) -> int:
@@ -124,7 +125,12 @@ class Prefetch:
             for transfer in self._transfers:
                 transfer.wait()
         else:
-            self._stack._give_up(self._transfers, seconds)
+            deadline = time.monotonic() + seconds
+            for transfer in self._transfers:
+                transfer.wait(max(0.0, deadline - time.monotonic()))
+            self._transfers = tuple(self._stack._give_up(self._transfers))
+            for transfer in self._transfers:
+                transfer.wait()
         return self._stack._prefix_above_disk(self._hashes)
 
     def _patience(self, policy: str, base: float, per_ki_token: float) -> float | None:

@@ -341,7 +341,9 @@ class TierStack(StackBase):
         with self._lock:
             self._require_open()
             n = self._directory.prefetch(wanted, self._now())
-            return Prefetch(self, wanted, n, self._carry_out())
+            # In an exclusive stack blocks sink to make room. That is nobody's to give up.
+            rising = [transfer for transfer in self._carry_out() if transfer.path == "disk_to_host"]
+            return Prefetch(self, wanted, n, rising)
 
 
 __all__ = ["KvEvent", "TierStack"]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynalab.errors import BlockStateError, ConfigError, TierClosed, TierError, TransferError
-from dynalab.kv.tiering.rules import DISK, N_TIERS, TIERS
+from dynalab.kv.tiering.rules import DISK, HOST, N_TIERS, TIERS
 from dynalab.tiers._state import load_steps
 from dynalab.tiers.config import StackConfig
 from dynalab.tiers.directory import STORE, Directory, Filter, Outcome
@@ -24,7 +24,7 @@ from dynalab.tiers.leases import Blocks, LeaseTable
 from dynalab.tiers.movers import movers, needs_bounce
 from dynalab.tiers.stack_options import check_count, check_tiers, filters_of, per_tier
 from dynalab.tiers.stack_stats import HitWindow, prometheus_text, stack_dataset
-from dynalab.tiers.tier import Tier
+from dynalab.tiers.tier import BlockKeys, Tier
 from dynalab.tiers.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -281,13 +281,18 @@ class StackBase:
         paths = self._flow.engine.stats().values()
         return self._flow.oldest() if sum(path.pending_blocks for path in paths) >= self._max_pending else []
 
-    def _give_up(self, transfers: Sequence[Transfer], after: float) -> None:
-        deadline = time.monotonic() + after
-        for transfer in transfers:
-            transfer.wait(max(0.0, deadline - time.monotonic()))
-        self._flow.cancel(transfers)
-        for transfer in transfers:
-            transfer.wait()
+    def _give_up(self, transfers: Sequence[Transfer]) -> list[Transfer]:
+        """Cancel copies to host memory that have not started, and return those of which some blocks have.
+
+        What another request has come to rely on goes on: it has been told that it need not go to the disk.
+        """
+        with self._lock:
+            return self._flow.cancel([transfer for transfer in transfers if not self._is_awaited(transfer)])
+
+    def _is_awaited(self, transfer: Transfer) -> bool:
+        keys = transfer.payload
+        assert isinstance(keys, BlockKeys)
+        return self._flow.is_read(transfer) or self._directory.any_pinned(HOST, keys.hash, transfer.dst)
 
     def _prefix_above_disk(self, hashes: npt.NDArray[np.uint64]) -> int:
         with self._lock:

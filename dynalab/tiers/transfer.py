@@ -149,7 +149,8 @@ class Transfer:
     def cancel(self) -> int:
         """Give up the blocks that have not started; return how many.
 
-        They end as not ok, with an error that says so. Batches in flight finish, and the callbacks run as ever.
+        They end as not ok, with an error that says so. Batches in flight finish, the callbacks run as ever, and the
+        transfer is not done before those that it comes after.
         """
         engine = self._submitted("cancelled")
         with engine._lock:

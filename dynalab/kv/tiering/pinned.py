@@ -15,6 +15,7 @@ from dynalab.kv.tiering.rules import (
     AROUND_HOST,
     COMPUTED,
     DEVICE,
+    DISK,
     EVICTED,
     EXCLUSIVE,
     H2D,
@@ -130,6 +131,11 @@ def onboard(
             # Another request has brought it up since it was matched, and left the copy below to us.
             _follow(cache, active, switch, events, hold, book, ids[i], level[i])
             level[i] = DEVICE
+        elif switch[EXCLUSIVE] and level[i] == DISK and resident(cache, active, HOST, ids[i]):
+            # A prefetch has brought it nearer since.
+            unpin(hold, DISK, ids[i])
+            pin(hold, HOST, ids[i])
+            level[i] = HOST
     if not switch[EXCLUSIVE]:
         _make_room(cache, events, hold, book, ids, first, last)
     for i in range(first, last):
