@@ -15,19 +15,21 @@ from dynalab.kv.tiering.rules import N_TIERS
 from dynalab.tiers.tier import READ_OK
 
 
-def prompt(node: int, length: int) -> list[int]:
-    """Return the hashes of a path in the forest, or of its beginning."""
-    path = PATHS[node % len(PATHS)]
-    return list(path if length >= 32 else path[: 1 + length % len(path)])
-
-
 class User(Account):
     """Every act takes three numbers, and does nothing where there is nothing to act on."""
+
+    def prompt(self, node: int, levels: tuple[int, ...] = (HOST, DISK)) -> list[int]:
+        """Return the hashes of a path in the forest; mostly one that ends with a block on one of these tiers."""
+        chosen = range(len(PATHS))
+        if node % 4:
+            found = self.stack.find(words(HASHES)).tolist()
+            chosen = [i for i, k in enumerate(found) if k in levels] or chosen
+        return list(PATHS[chosen[node // 4 % len(chosen)]])
 
     # ------------------------------------------------------------------ requests
 
     def match(self, node: int, length: int, pin: int) -> None:
-        hashes = prompt(node, length)
+        hashes = self.prompt(node)[: 1 + length]
         expected = self.stack.find(words(hashes)).tolist()
         prefix = [*expected, 3].index(3)
         match = (self.stack.pin if pin % 2 else self.stack.match)(words(hashes))
@@ -174,8 +176,8 @@ class User(Account):
     def whole_request(self, node: int, length: int, keep: int) -> None:
         """What an engine does with a prompt, all at once."""
         before, open_before = list(self.blocks), len(self.onboardings)
+        hashes = self.prompt(node)[: 1 + length]
         self.match(node, length, 0)
-        hashes = prompt(node, length)
         self.onboard(len(self.matches) - 1)
         if len(self.onboardings) == open_before:
             return
@@ -206,7 +208,7 @@ class User(Account):
         assert self.stack.find(hashes).tolist() == levels
 
     def prefetch(self, node: int, how: int, *_: int) -> None:
-        hashes = words(PATHS[node % len(PATHS)])
+        hashes = words(self.prompt(node, (DISK,)))
         before = self.stack.find(hashes)
         prefix = [*before.tolist(), 3].index(3)
         fetched = self.stack.prefetch(hashes)
