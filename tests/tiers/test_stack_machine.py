@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,21 +66,38 @@ CASES = (
     "reset",
 )
 
-setups = st.fixed_dictionaries(
-    {
-        "seed": st.integers(0, 2**20),
-        "slots": st.tuples(st.integers(2, 6), st.sampled_from([8, 6, 3, 2, 0]), st.sampled_from([12, 8, 8, 3, 0])),
-        "policies": st.tuples(*[st.sampled_from(ONLINE)] * 3),
-        "mode": st.sampled_from([*MODES[:2], *MODES]),
-        "disk_path": st.sampled_from(["staged", "direct"]),
-        "touch": st.sampled_from(["served", "all"]),
-        "admission": st.sampled_from(["all", "all", "all", "all", "after", "frequency", "priority"]),
-        "layouts": st.tuples(*[st.sampled_from([LAYOUT, LAYOUT, BY_LAYER])] * 2),
-        "spare_ids": st.sampled_from([0, 3, 1000]),
-        "batch": st.sampled_from([1, 2, 16]),
-        "concurrency": st.integers(1, 3),
-    }
-)
+#: What a stack of the machine may be made of.
+CHOICES: dict[str, list[Any]] = {
+    "device": [2, 3, 4, 5, 6],
+    "host": [8, 6, 3, 2, 0],
+    "disk": [12, 8, 8, 3, 0],
+    "policies": ONLINE,
+    "mode": [*MODES[:2], *MODES],
+    "disk_path": ["staged", "direct"],
+    "touch": ["served", "all"],
+    "admission": ["all", "all", "all", "all", "after", "frequency", "priority"],
+    "layouts": [LAYOUT, LAYOUT, BY_LAYER],
+    "spare_ids": [0, 3, 1000],
+    "batch": [1, 2, 16],
+    "concurrency": [1, 2, 3],
+}
+
+
+def setup_of(seed: int, choose: Callable[[list[Any]], Any]) -> dict[str, Any]:
+    """One setup, each part chosen among `CHOICES` by `choose`."""
+    some = {name: choose(options) for name, options in CHOICES.items()}
+    some["slots"] = (some.pop("device"), some.pop("host"), some.pop("disk"))
+    some["policies"] = (some["policies"], choose(CHOICES["policies"]), choose(CHOICES["policies"]))
+    some["layouts"] = (some["layouts"], choose(CHOICES["layouts"]))
+    return {"seed": seed, **some}
+
+
+@st.composite
+def setups(draw: st.DrawFn) -> dict[str, Any]:
+    return setup_of(draw(st.integers(0, 2**20)), lambda options: draw(st.sampled_from(options)))
+
+
+WEIGHTED = [name for name, weight in ACTS.items() for _ in range(weight)]
 numbers = st.integers(0, 63)
 
 
@@ -88,12 +107,12 @@ class StackMachine(RuleBasedStateMachine):
     rig: Rig | None = None
     user: User
 
-    @initialize(setup=setups)
+    @initialize(setup=setups())
     def open(self, setup: dict[str, Any]) -> None:
         self.rig = Rig(parents=PARENT, **setup)
         self.user = User(self.rig, REACHED)
 
-    @rule(what=st.sampled_from([name for name, weight in ACTS.items() for _ in range(weight)]), a=numbers, b=numbers)
+    @rule(what=st.sampled_from(WEIGHTED), a=numbers, b=numbers)
     def act(self, what: str, a: int, b: int) -> None:
         REACHED["steps"] += 1
         getattr(self.user, what)(a, b, a + b)
@@ -133,13 +152,31 @@ StackMachine.TestCase.settings = settings(
 TestStackMachine = pytest.mark.slow(StackMachine.TestCase)
 
 
-#: Cases that a search as short as this one does not always meet.
-RARE = {"has reached the host since", "registered what did not come up", "out of numbers", "reset"}
-
-
-def test_enough_steps_were_taken_and_all_cases_met() -> None:
+def test_enough_steps_were_taken() -> None:
     """Runs after the machine."""
     if not REACHED["steps"]:
         pytest.skip("the state machine did not run in this session")
     assert REACHED["steps"] >= 10_000
+
+
+#: Cases so rare that a walk may pass them by; tests of their own go there straight.
+RARE = {"has reached the host since", "registered what did not come up", "out of numbers", "reset"}
+
+
+@pytest.mark.slow
+def test_a_plain_walk_meets_every_case() -> None:
+    """The same machine by a fixed seed: a search by examples prefers small numbers and may miss the rare cases."""
+    REACHED.clear()
+    rng = random.Random(1)
+    for _ in range(120):
+        machine = StackMachine()
+        machine.rig = Rig(parents=PARENT, **setup_of(rng.randrange(2**20), rng.choice))
+        machine.user = User(machine.rig, REACHED)
+        try:
+            for _ in range(100):
+                a, b = rng.randrange(64), rng.randrange(64)
+                getattr(machine.user, rng.choice(WEIGHTED))(a, b, a + b)
+                machine.account()
+        finally:
+            machine.teardown()
     assert {case for case in CASES if not REACHED[case]} <= RARE
