@@ -120,3 +120,87 @@ class TierClosed(TierError):
 
 class DeviceMemoryError(TierError):
     """Device or pinned memory that cannot be had."""
+
+
+class PoolError(DynalabError):
+    """An object pool that cannot do what was asked."""
+
+
+class PoolTimeout(PoolError, TimeoutError):
+    """No item of a pool became free in time; nothing was taken."""
+
+
+class PoolClosed(PoolError):
+    """A pool that was closed is asked for an item, or was closed while one was awaited."""
+
+
+class PoolExhausted(PoolError):
+    """No healthy item is left in a pool, and none will come."""
+
+
+class NetError(DynalabError):
+    """A request over the network, or a peer, that failed."""
+
+
+class AddressError(NetError, ConfigError):
+    """An address that does not parse or resolve."""
+
+
+class FrameError(NetError):
+    """Bytes that are no frame, or something that cannot be sent as one."""
+
+
+class MessageTooLarge(FrameError):
+    """A frame beyond the limit of its sender or of its receiver."""
+
+
+class CannotConnect(NetError, ConnectionError):
+    """No connection could be had; the request was not sent."""
+
+
+class ConnectionLost(NetError, ConnectionError):
+    """A connection that ended before the response came.
+
+    Parameters
+    ----------
+    message : str
+        What ended it.
+    maybe_handled : bool
+        Whether a byte of the request was written, so that its handler may have run.
+    """
+
+    def __init__(self, message: str, *, maybe_handled: bool = True) -> None:
+        self.maybe_handled = maybe_handled
+        super().__init__(message)
+
+
+class RequestTimeout(NetError, TimeoutError):
+    """No response in time.
+
+    Parameters
+    ----------
+    message : str
+        Which request, and how long it waited.
+    maybe_handled : bool
+        Whether a byte of the request was written, so that its handler may have run.
+    """
+
+    def __init__(self, message: str, *, maybe_handled: bool = True) -> None:
+        self.maybe_handled = maybe_handled
+        super().__init__(message)
+
+
+class ServerOverloaded(NetError):
+    """The server's queue is full; its handler did not run."""
+
+
+class ServerUnavailable(NetError):
+    """The server has no handler by that path, or is draining; no handler ran."""
+
+
+class HandlerFailed(NetError):
+    """The handler ran and failed."""
+
+
+class NetClosed(NetError):
+    """A client or an endpoint that was closed is asked for something."""

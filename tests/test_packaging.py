@@ -98,7 +98,7 @@ def requirement(text: str) -> tuple[str, frozenset[str]]:
     """Name and set of bounds, extras left out."""
     match = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*(.*)", text.strip())
     assert match, text
-    return match[1].lower(), frozenset(bound.strip() for bound in match[2].split(",") if bound.strip())
+    return re.sub(r"[-_.]+", "-", match[1]).lower(), frozenset(bound.strip() for bound in match[2].split(",") if bound.strip())
 
 
 def test_environment_has_the_same_set_as_pyproject() -> None:
@@ -116,8 +116,8 @@ def test_environment_has_the_same_set_as_pyproject() -> None:
 
 def test_extras_are_those_that_the_readme_promises() -> None:
     extras = PROJECT["optional-dependencies"]
-    assert set(extras) == {"test", "cuda", "aiperf", "all"}
-    assert extras["all"] == ["dynalab[test,cuda,aiperf]"]
+    assert set(extras) == {"test", "cuda", "uvloop", "aiperf", "all"}
+    assert extras["all"] == ["dynalab[test,cuda,uvloop,aiperf]"]
     assert PROJECT["version"] == dynalab.__version__
     assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]
 
