@@ -7,6 +7,7 @@ exits with code 2; library users catch :class:`DynalabError` or one of its child
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class DynalabError(Exception):
@@ -147,7 +148,15 @@ class AddressError(NetError, ConfigError):
 
 
 class FrameError(NetError):
-    """Bytes that are no frame, or something that cannot be sent as one."""
+    """Bytes that are no frame, or something that cannot be sent as one.
+
+    Attributes
+    ----------
+    frames_before_error : tuple
+        Complete frames that a decoder read before the fault, in the call that raised.
+    """
+
+    frames_before_error: tuple[Any, ...] = ()
 
 
 class MessageTooLarge(FrameError):

@@ -1,0 +1,42 @@
+"""Requests over TCP: framing, a client that pools connections, and an endpoint that bounds its work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dynalab.net.address import Address, parse_address
+    from dynalab.net.decoder import RequestDecoder, RequestFrame, ResponseDecoder
+    from dynalab.net.frames import encode_request_head, encode_response_head
+
+__all__ = [
+    "Address",
+    "RequestDecoder",
+    "RequestFrame",
+    "ResponseDecoder",
+    "encode_request_head",
+    "encode_response_head",
+    "parse_address",
+]
+
+_HOME = {
+    "Address": "address",
+    "RequestDecoder": "decoder",
+    "RequestFrame": "decoder",
+    "ResponseDecoder": "decoder",
+    "encode_request_head": "frames",
+    "encode_response_head": "frames",
+    "parse_address": "address",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
