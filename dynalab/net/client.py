@@ -1,0 +1,416 @@
+"""`TcpConnectionPool`: requests over shared connections, each with exactly one outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from dynalab.errors import (
+    CannotConnect,
+    ConfigError,
+    ConnectionLost,
+    HandlerFailed,
+    NetClosed,
+    NetError,
+    RequestTimeout,
+    ServerOverloaded,
+    ServerUnavailable,
+)
+from dynalab.net.address import Address, parse_address
+from dynalab.net.call import Call
+from dynalab.net.config import TcpClientConfig
+from dynalab.net.frames import STATUS_FAILED, STATUS_OK, STATUS_OVERLOADED, STATUS_UNAVAILABLE, encode_request_head
+from dynalab.net.host import Host
+from dynalab.net.metrics import ClientCounters, prometheus_text
+from dynalab.net.tls import TlsClient
+from dynalab.net.writer import Payload
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Retry = Literal["safe", "always", "never"]
+#: Timeouts are looked after this often at most [s].
+_TICK = 0.005
+
+
+class TcpConnectionPool:
+    """A client whose requests to any number of addresses share a bounded number of connections.
+
+    A connection carries up to `channel_buffer` requests at a time, answered in order. One more connection is opened
+    only when all to its address are full, up to `size`; beyond that, requests wait in order.
+
+    Parameters
+    ----------
+    config : TcpClientConfig, optional
+        All settings; by default those of ``TcpClientConfig(**settings)``.
+    tls : TlsClient, optional
+        How to encrypt and whom to trust; without it, connections are plain.
+    seed : int, optional
+        Seed of the jitter of retries.
+    **settings
+        Fields of :class:`~dynalab.net.config.TcpClientConfig`.
+
+    Notes
+    -----
+    A client belongs to the event loop that it is first used in; `request_from_thread` serves other threads.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> from dynalab.net import SharedTcpEndpoint, TcpConnectionPool
+    >>> async def shout():
+    ...     async with SharedTcpEndpoint() as server, TcpConnectionPool(size=2) as client:
+    ...         server.register("shout", lambda request: request.payload.upper())
+    ...         return await client.request(server.address, "shout", b"hello", timeout=5)
+    >>> asyncio.run(shout())
+    b'HELLO'
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TcpClientConfig | None = None,
+        tls: TlsClient | None = None,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> None:
+        if config is not None and settings:
+            raise ConfigError(f"config: both config and {', '.join(settings)} given; give one")
+        self.config = TcpClientConfig(**settings) if config is None else config
+        self.closed = False
+        self._tls = tls
+        self._ssl = None if tls is None else tls.context()
+        self._random = random.Random(seed)
+        self._hosts: dict[Address, Host] = {}
+        self._by_text: dict[str, tuple[Host, str | None]] = {}
+        self._calls: set[Call] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._gone = ClientCounters()
+
+    async def __aenter__(self) -> Self:
+        self._bind()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    async def request(
+        self,
+        address: str,
+        path: str | None = None,
+        payload: Payload = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        retry: Retry = "safe",
+    ) -> bytes | bytearray:
+        """Send a request and return what its handler replied.
+
+        Parameters
+        ----------
+        address : str
+            ``host:port`` or ``tcp://host:port``; ``/path`` may follow, and is then the default of `path`.
+        path : str, optional
+            Name under which the server registered the handler; else that in the address, else that in the header
+            ``x-endpoint-path``.
+        payload : bytes-like
+            Leave it unchanged until the request has ended.
+        headers : mapping of str to str, optional
+        timeout : float, optional
+            Seconds for all of it, waiting, connecting and retries included; by default that of the configuration.
+        retry : {"safe", "always", "never"}
+            ``safe``: try again, with jittered backoff, only where the handler certainly did not run (no connection, a
+            full queue). ``always``: after a lost connection as well; the handler may then run more than once.
+
+        Returns
+        -------
+        bytes or bytearray
+            The reply; empty for an acknowledgement. Large ones are ``bytearray``, received in place.
+
+        Raises
+        ------
+        RequestTimeout
+            The response did not come in time; the connection lives on.
+        CannotConnect, ConnectionLost
+            The latter tells by ``maybe_handled`` whether the handler may have run.
+        ServerOverloaded, ServerUnavailable
+            The server turned the request away.
+        HandlerFailed
+        MessageTooLarge, FrameError, AddressError
+            Found before anything is sent.
+        """
+        known = self._by_text.get(address)
+        if known is None or self.closed:
+            known = self._known(address)
+        host, default = known
+        if not isinstance(payload, bytes):
+            payload = memoryview(payload).cast("B")
+        name = default if path is None else path
+        head = encode_request_head(name, headers, len(payload), self.config.max_message)
+        loop = self.loop
+        now = loop.time()
+        host.last_used = now
+        host.counters.requests += 1
+        seconds = self.config.request_timeout if timeout is None else timeout
+        call = Call(head, payload, name or "", now + seconds, loop.create_future())
+        try:
+            return await self._once(host, call, seconds)
+        except (CannotConnect, ConnectionLost, ServerOverloaded) as error:
+            if retry == "never" or (retry == "safe" and getattr(error, "maybe_handled", False)):
+                raise
+            return await self._again(host, call, seconds, retry, error)
+
+    async def _once(self, host: Host, call: Call, seconds: float) -> bytes | bytearray:
+        """Make one attempt."""
+        calls, counters = self._calls, host.counters
+        calls.add(call)
+        if self._timer is None or call.deadline < self._timer.when():
+            self._set_timer(call.deadline)
+        try:
+            host.submit(call)
+            response = await call.future
+        except asyncio.CancelledError:
+            counters.cancelled += 1
+            call.abandon()
+            raise
+        except TimeoutError:
+            counters.timeouts += 1
+            call.abandon()
+            raise RequestTimeout(
+                f"{host.address}: no response to {call.path!r} within {seconds:g} s", maybe_handled=call.begun
+            ) from None
+        except ConnectionLost as error:
+            counters.lost += 1
+            raise ConnectionLost(str(error), maybe_handled=call.begun) from error.__cause__
+        except CannotConnect as error:
+            counters.unreachable += 1
+            raise CannotConnect(str(error)) from error.__cause__
+        finally:
+            calls.discard(call)
+        status = response[0]
+        if isinstance(response, bytearray):
+            # In place: a bytearray moves its beginning, not its content.
+            del response[:1]
+        else:
+            response = response[1:]
+        if status == STATUS_OK:
+            return response
+        text = response.decode(errors="replace")
+        if status == STATUS_FAILED:
+            counters.failed += 1
+            raise HandlerFailed(f"{host.address}: the handler of {call.path!r} failed: {text}")
+        counters.rejected += 1
+        if status == STATUS_OVERLOADED:
+            raise ServerOverloaded(f"{host.address}: {text}")
+        if status == STATUS_UNAVAILABLE:
+            raise ServerUnavailable(f"{host.address}: {text}")
+        raise NetError(f"{host.address}: refused the request: {text}")
+
+    async def _again(self, host: Host, call: Call, seconds: float, retry: Retry, error: Exception) -> bytes | bytearray:
+        """Retry after `error`, as often as the configuration allows, within the deadline of `call`."""
+        loop, config = self.loop, self.config
+        for attempt in range(config.retries):
+            pause = min(config.backoff * 2**attempt, config.backoff_max) * self._random.uniform(0.5, 1.0)
+            if loop.time() + pause >= call.deadline:
+                break
+            await asyncio.sleep(pause)
+            if self.closed:
+                raise _closed()
+            host = self._host(host.address)
+            host.counters.retries += 1
+            fresh = Call(call.head, call.payload, call.path, call.deadline, loop.create_future())
+            try:
+                return await self._once(host, fresh, seconds)
+            except (CannotConnect, ConnectionLost, ServerOverloaded) as failed:
+                error = failed
+                if retry == "safe" and getattr(failed, "maybe_handled", False):
+                    break
+        raise error
+
+    def request_from_thread(
+        self, address: str, path: str | None = None, payload: Payload = b"", **options: Any
+    ) -> concurrent.futures.Future[bytes | bytearray]:
+        """Send a request from a thread other than the loop's; the arguments are those of `request`.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            ``.result()`` waits. Cancelling it gives the request up.
+        """
+        return asyncio.run_coroutine_threadsafe(self.request(address, path, payload, **options), self.loop)
+
+    async def warm_up(self, address: str, connections: int = 1) -> int:
+        """Open connections before they are needed.
+
+        Parameters
+        ----------
+        address : str
+        connections : int
+            How many there shall be, at most the pool's size.
+
+        Returns
+        -------
+        int
+            How many are open.
+
+        Raises
+        ------
+        CannotConnect
+        """
+        host, _ = self._known(address)
+        wanted = min(connections, self.config.size)
+        while len(host.connections) < wanted:
+            await host.open_one()
+        return len(host.connections)
+
+    async def aclose(self) -> None:
+        """Close every connection; whoever waits gets :class:`~dynalab.errors.NetClosed`."""
+        if self.closed:
+            return
+        self.closed = True
+        for timer in (self._timer, self._sweeper):
+            if timer is not None:
+                timer.cancel()
+        connections = [c for host in self._hosts.values() for c in host.close(_closed())]
+        for call in list(self._calls):
+            call.fail(_closed())
+        if connections:
+            await asyncio.wait([c.closed for c in connections], timeout=1)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the client belongs to."""
+        if self._loop is None:
+            raise NetClosed("the client is in no event loop yet; use it in `async with`, or await a request first")
+        return self._loop
+
+    def _bind(self) -> None:
+        running = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = running
+            self.connect_slots = asyncio.Semaphore(self.config.connect_limit)
+            self._sweep()
+        elif self._loop is not running:
+            raise NetError("the client belongs to another event loop; use request_from_thread, or a client of its own")
+        if self.closed:
+            raise _closed()
+
+    def _known(self, text: str) -> tuple[Host, str | None]:
+        """Return the host and the default path that an address names."""
+        self._bind()
+        address = parse_address(text)
+        host = self._host(address)
+        found = host, address.path
+        self._by_text[text] = found
+        return found
+
+    def _host(self, address: Address) -> Host:
+        key = Address(address.host, address.port)
+        host = self._hosts.get(key)
+        if host is None:
+            host = self._hosts[key] = Host(self, key, ClientCounters())
+        return host
+
+    def tls_options(self, address: Address) -> dict[str, Any]:
+        """Return what ``create_connection`` is to be told about encryption."""
+        if self._ssl is None or self._tls is None:
+            return {}
+        return {"ssl": self._ssl, "server_hostname": self._tls.server_name or address.host}
+
+    # Timeouts, and what grows old.
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at(max(when, self.loop.time() + _TICK), self._expire)
+
+    def _expire(self) -> None:
+        """End all requests whose time is up, and wake again when the next one's is."""
+        self._timer = None
+        now = self.loop.time()
+        nearest = float("inf")
+        for call in self._calls:
+            if call.deadline <= now:
+                if not call.future.done():
+                    call.future.set_exception(TimeoutError())
+            elif call.deadline < nearest:
+                nearest = call.deadline
+        if nearest < float("inf"):
+            self._set_timer(nearest)
+
+    def _sweep(self) -> None:
+        """Close hosts that are not used, and connections that are stuck."""
+        now, ttl = self.loop.time(), self.config.idle_ttl
+        for address, host in list(self._hosts.items()):
+            host.sweep(now)
+            if now - host.last_used > ttl and not host.in_flight:
+                host.close(_closed())
+                del self._hosts[address]
+                self._by_text = {text: known for text, known in self._by_text.items() if known[0] is not host}
+                self._gone = _sum([self._gone, host.counters])
+        every = max(min(ttl / 2, self.config.request_timeout / 4), 0.01)
+        self._sweeper = self.loop.call_later(every, self._sweep)
+
+    # What it tells.
+
+    @property
+    def metrics(self) -> ClientCounters:
+        """What was counted, over all addresses."""
+        return _sum([self._gone, *(host.counters for host in self._hosts.values())])
+
+    def _gauges(self) -> dict[str, tuple[str, float]]:
+        open_ = [c for host in self._hosts.values() for c in (*host.connections, *host.retired)]
+        return {
+            "hosts": ("addresses with connections", len(self._hosts)),
+            "connections_active": ("connections with requests in flight", sum(c.in_flight > 0 for c in open_)),
+            "connections_idle": ("connections without", sum(c.in_flight == 0 for c in open_)),
+            "in_flight": ("requests handed to connections", sum(c.in_flight for c in open_)),
+            "waiting": ("requests that wait for room", sum(len(h.waiting) for h in self._hosts.values())),
+        }
+
+    def stats(self) -> xr.Dataset:
+        """Return what was counted, by address (dimension ``address``), and the connections that are open."""
+        import xarray as xr
+
+        hosts = list(self._hosts.values())
+        names = list(ClientCounters.__slots__)
+        data: dict[str, Any] = {
+            name: (
+                "address",
+                [getattr(host.counters, name) for host in hosts],
+                {"units": "bytes" if name.startswith("bytes") else "1", "long_name": _what(name)},
+            )
+            for name in names
+        }
+        data["connections"] = ("address", [len(h.connections) for h in hosts], {"units": "1", "long_name": "open"})
+        return xr.Dataset(
+            data,
+            coords={"address": [str(host.address) for host in hosts]},
+            attrs={f"config_{name}": value for name, value in self.config.model_dump().items() if value is not None},
+        )
+
+    def prometheus(self) -> str:
+        """Return counters and gauges in Prometheus' text format, names ``dynalab_tcp_client_...``."""
+        return prometheus_text("dynalab_tcp_client", self.metrics, self._gauges(), {})
+
+    def __repr__(self) -> str:
+        gauges = {name: int(value) for name, (_, value) in self._gauges().items()}
+        told = ", ".join(f"{name}={value}" for name, value in gauges.items())
+        return f"TcpConnectionPool(size={self.config.size}, {told}{', closed' if self.closed else ''})"
+
+
+def _closed() -> NetClosed:
+    return NetClosed("the client is closed; make a new one")
+
+
+def _what(name: str) -> str:
+    return str(ClientCounters.__dataclass_fields__[name].metadata["what"])
+
+
+def _sum(counters: list[ClientCounters]) -> ClientCounters:
+    return ClientCounters(*(sum(getattr(one, name) for one in counters) for name in ClientCounters.__slots__))

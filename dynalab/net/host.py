@@ -1,0 +1,168 @@
+"""The connections to one address: which request goes on which, and when one more is opened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from dynalab.errors import CannotConnect
+from dynalab.net.address import Address
+from dynalab.net.call import Call
+from dynalab.net.connection import ClientConnection
+from dynalab.net.metrics import ClientCounters
+
+if TYPE_CHECKING:
+    from dynalab.net.client import TcpConnectionPool
+
+
+class Host:
+    """All that a client keeps for one address.
+
+    `assign` alone decides; it is called whenever a request comes or a connection changes:
+
+    1. a healthy connection with room takes the request, the next in turn first;
+    2. if none has room, and fewer than the pool's size are open, one more is opened, one at a time;
+    3. else requests wait, in order, until a response makes room.
+    """
+
+    def __init__(self, pool: TcpConnectionPool, address: Address, counters: ClientCounters) -> None:
+        self._pool = pool
+        self._next = 0
+        self._connecting: asyncio.Task[None] | None = None
+        self.address = address
+        self.counters = counters
+        self.waiting: deque[Call] = deque()
+        self.connections: list[ClientConnection] = []
+        #: Connections that are given no more requests, and are closed once nobody waits for them.
+        self.retired: list[ClientConnection] = []
+        self.last_used = pool.loop.time()
+
+    def submit(self, call: Call) -> None:
+        """Take a request in."""
+        if not self.waiting:
+            connection = self._pick()
+            if connection is not None:
+                connection.send(call)
+                return
+        self.counters.waited += 1
+        self.waiting.append(call)
+        self.assign()
+
+    def assign(self) -> None:
+        """Hand waiting requests to connections with room; open one more if there is none."""
+        waiting = self.waiting
+        while waiting:
+            if waiting[0].future.done():
+                waiting.popleft()
+                continue
+            connection = self._pick()
+            if connection is None:
+                self._grow()
+                return
+            connection.send(waiting.popleft())
+
+    def _pick(self) -> ClientConnection | None:
+        """Return the next healthy connection in turn that has room."""
+        connections, room = self.connections, self._pool.config.channel_buffer
+        n = len(connections)
+        for k in range(self._next, self._next + n):
+            connection = connections[k % n]
+            if connection.healthy and len(connection.unanswered) + len(connection.writer) < room:
+                self._next = (k + 1) % n
+                return connection
+        return None
+
+    def _grow(self) -> None:
+        if self._connecting is None and len(self.connections) < self._pool.config.size and not self._pool.closed:
+            self._connecting = self._pool.loop.create_task(self._connect(), name=f"dynalab connect {self.address}")
+
+    async def _connect(self) -> None:
+        """Open one connection; if that fails and there is no other, whoever waits is told."""
+        error: CannotConnect | None = None
+        try:
+            await self.open_one()
+        except CannotConnect as failed:
+            error = failed
+        finally:
+            self._connecting = None
+        if error is not None and not self.connections:
+            calls = list(self.waiting)
+            self.waiting.clear()
+            for call in calls:
+                call.fail(error)
+        elif error is None:
+            self.assign()
+
+    async def open_one(self) -> None:
+        """Open one connection more.
+
+        Raises
+        ------
+        CannotConnect
+            Within the time that the configuration allows.
+        """
+        pool, address = self._pool, self.address
+        timeout = pool.config.connect_timeout
+        connection = ClientConnection(self, pool.loop, pool.config.max_message)
+        self.counters.connects += 1
+        try:
+            async with pool.connect_slots, asyncio.timeout(timeout):
+                await pool.loop.create_connection(
+                    lambda: connection, address.host, address.port, **pool.tls_options(address)
+                )
+        except TimeoutError:
+            self.counters.connect_failures += 1
+            raise CannotConnect(f"cannot connect to {address} within {timeout:g} s (connect_timeout)") from None
+        except OSError as error:
+            self.counters.connect_failures += 1
+            what = str(error) or type(error).__name__
+            raise CannotConnect(f"cannot connect to {address}: {what}") from error
+        if not connection.healthy:
+            self.counters.connect_failures += 1
+            raise CannotConnect(f"cannot connect to {address}: closed at once")
+        self.connections.append(connection)
+
+    def lost(self, connection: ClientConnection, unsent: list[Call]) -> None:
+        """Forget a connection, and send elsewhere what it had not begun to send."""
+        for group in (self.connections, self.retired):
+            if connection in group:
+                group.remove(connection)
+        for call in reversed(unsent):
+            if not call.future.done():
+                call.connection = None
+                self.waiting.appendleft(call)
+        if not self._pool.closed:
+            self.assign()
+
+    def sweep(self, now: float) -> None:
+        """Retire connections that owe a response nobody waits for and fell silent; forget requests that timed out."""
+        patience = self._pool.config.request_timeout
+        for connection in list(self.connections):
+            since = connection.stuck_since
+            if since is not None and now - since > patience:
+                self.connections.remove(connection)
+                self.retired.append(connection)
+                self.counters.stuck += 1
+        for connection in list(self.retired):
+            if not connection.live:
+                connection.abort(CannotConnect(f"{self.address}: given up, silent for {patience:g} s"))
+        self.waiting = deque(call for call in self.waiting if not call.future.done())
+        self.assign()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not answered, those given up included."""
+        return len(self.waiting) + sum(c.in_flight for c in (*self.connections, *self.retired))
+
+    def close(self, error: Exception) -> list[ClientConnection]:
+        """Abort everything; return the connections, to be waited for."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        for call in self.waiting:
+            call.fail(error)
+        self.waiting.clear()
+        connections = [*self.connections, *self.retired]
+        for connection in connections:
+            connection.abort(error)
+        return connections

@@ -1,0 +1,208 @@
+"""Permits for handlers that run, and a bounded queue of those that wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from dynalab.net.decoder import RequestFrame
+from dynalab.net.metrics import ServerCounters, WaitHistogram
+
+#: What handles a request: ``async def``, or a plain function that is quick, for it runs in the event loop.
+Handler = Callable[[RequestFrame], Any]
+
+
+class Route:
+    """A handler by its path, and how many of its requests are under way.
+
+    Parameters
+    ----------
+    path : str
+    handler : callable
+    reply : bool
+        Whether to answer with what the handler returns, or only to acknowledge that the request was accepted.
+    """
+
+    __slots__ = ("drained", "handler", "path", "reply", "under_way")
+
+    def __init__(self, path: str, handler: Handler, reply: bool) -> None:
+        self.path = path
+        self.handler = handler
+        self.reply = reply
+        self.under_way = 0
+        self.drained: asyncio.Event | None = None
+
+
+class Work:
+    """A request that was decoded: whose it is, who handles it, and whom to tell.
+
+    Parameters
+    ----------
+    route : Route
+    request : RequestFrame
+    done : callable
+        Called once with (result, None) or (None, what failed).
+    wanted : callable
+        Asked before the handler is called: False drops the work.
+    """
+
+    __slots__ = ("done", "finished", "queued_at", "request", "route", "wanted")
+
+    def __init__(
+        self,
+        route: Route,
+        request: RequestFrame,
+        done: Callable[[Any, BaseException | None], None],
+        wanted: Callable[[], bool],
+    ) -> None:
+        self.route = route
+        self.request = request
+        self.done = done
+        self.wanted = wanted
+        self.queued_at = 0.0
+        self.finished = False
+
+
+class Workers:
+    """Runs at most `permits` handlers at a time and keeps at most `queue` requests waiting, in order.
+
+    Attributes
+    ----------
+    active : int
+        Handlers that run.
+    highest : int
+        Most handlers that ran at a time.
+    waits : WaitHistogram
+        How long those queued waited for a permit [s].
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, permits: int, queue: int, counters: ServerCounters) -> None:
+        self._loop = loop
+        self._counters = counters
+        self._queue: deque[Work] = deque()
+        self._tasks: dict[asyncio.Task[None], Work] = {}
+        #: From Python 3.12 on, a handler that never waits ends without a turn of the loop.
+        self._eager: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+        self._pumping = False
+        self._became_idle: asyncio.Event | None = None
+        self.permits = permits
+        self.capacity = queue
+        self.active = 0
+        self.highest = 0
+        self.waits = WaitHistogram()
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait for a permit."""
+        return len(self._queue)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return self.active == 0 and not self._queue
+
+    def submit(self, work: Work) -> bool:
+        """Take a request, unless permits and queue are full; return whether it was taken."""
+        if self.active < self.permits and not self._queue:
+            work.route.under_way += 1
+            self._start(work)
+            return True
+        if len(self._queue) >= self.capacity:
+            return False
+        work.route.under_way += 1
+        work.queued_at = self._loop.time()
+        self._queue.append(work)
+        return True
+
+    def _start(self, work: Work) -> None:
+        self.active += 1
+        if self.active > self.highest:
+            self.highest = self.active
+        try:
+            result = work.route.handler(work.request)
+        except Exception as error:
+            self._finish(work, None, error)
+            return
+        if isinstance(result, bytes) or not inspect.isawaitable(result):
+            self._finish(work, result, None)
+            return
+        task: asyncio.Task[None] = asyncio.Task(self._run(work, result), loop=self._loop, **self._eager)
+        if not task.done():
+            self._tasks[task] = work
+            task.add_done_callback(self._ended)
+
+    async def _run(self, work: Work, result: Awaitable[Any]) -> None:
+        try:
+            answer = await result
+        except asyncio.CancelledError as error:
+            self._finish(work, None, error)
+            raise
+        except Exception as error:
+            self._finish(work, None, error)
+        else:
+            self._finish(work, answer, None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        work = self._tasks.pop(task)
+        if not work.finished:
+            # Cancelled before its first step: nothing of _run has run.
+            self._finish(work, None, asyncio.CancelledError())
+
+    def _finish(self, work: Work, result: Any, error: BaseException | None) -> None:
+        """Tell the outcome, give the permit back, and let the next in the queue have it."""
+        self.active -= 1
+        work.finished = True
+        counters = self._counters
+        counters.handled += 1
+        if error is not None:
+            counters.failed += 1
+        work.done(result, error)
+        self._leave(work.route)
+        if self._queue and not self._pumping:
+            self._pump()
+
+    def _leave(self, route: Route) -> None:
+        route.under_way -= 1
+        if route.drained is not None and route.under_way == 0:
+            route.drained.set()
+        if self._became_idle is not None and self.idle:
+            self._became_idle.set()
+
+    def _pump(self) -> None:
+        # A handler that is a plain function ends inside _start, and _finish would come here again: one loop is enough.
+        self._pumping = True
+        try:
+            while self._queue and self.active < self.permits:
+                work = self._queue.popleft()
+                self.waits.observe(self._loop.time() - work.queued_at)
+                if work.wanted():
+                    self._start(work)
+                else:
+                    self._counters.abandoned += 1
+                    work.done(None, None)
+                    self._leave(work.route)
+        finally:
+            self._pumping = False
+
+    def cancel(self) -> int:
+        """Drop what waits, cancel what runs, and return how many requests that were."""
+        n = len(self._queue) + self.active
+        while self._queue:
+            work = self._queue.popleft()
+            self._counters.abandoned += 1
+            work.done(None, asyncio.CancelledError())
+            self._leave(work.route)
+        for task in [*self._tasks]:
+            task.cancel()
+        return n
+
+    async def idled(self) -> None:
+        """Wait until nothing runs and nothing waits."""
+        while not self.idle:
+            self._became_idle = asyncio.Event()
+            await self._became_idle.wait()
+        self._became_idle = None
