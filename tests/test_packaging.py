@@ -23,8 +23,8 @@ if not (ROOT / "pyproject.toml").is_file():
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# The rooms of the house and what each may import, lowest first; errors and units belong to everyone.
-EVERYWHERE = {"errors", "units", ""}
+# The rooms of the house and what each may import, lowest first; errors, units and the base of specs belong to everyone.
+EVERYWHERE = {"errors", "units", "spec", ""}
 ROOMS: dict[str, set[str]] = {
     "workload": set(),
     "kernels": set(),
@@ -98,7 +98,9 @@ def requirement(text: str) -> tuple[str, frozenset[str]]:
     """Name and set of bounds, extras left out."""
     match = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*(.*)", text.strip())
     assert match, text
-    return re.sub(r"[-_.]+", "-", match[1]).lower(), frozenset(bound.strip() for bound in match[2].split(",") if bound.strip())
+    return re.sub(r"[-_.]+", "-", match[1]).lower(), frozenset(
+        bound.strip() for bound in match[2].split(",") if bound.strip()
+    )
 
 
 def test_environment_has_the_same_set_as_pyproject() -> None:

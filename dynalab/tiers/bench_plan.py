@@ -11,10 +11,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from dynalab.errors import ConfigError, TierFull
+from dynalab.spec import Spec
 from dynalab.tiers.bench_cases import layout_of
 from dynalab.tiers.bench_limits import LARGE, PIECE
 from dynalab.units import format_size, parse_duration, parse_size
-from dynalab.workload._spec import Spec
 
 BLOCK_SIZES: Final = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
 BATCHES: Final = (1, 4, 16, 64)

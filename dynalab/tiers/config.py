@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from dynalab.errors import ConfigError, did_you_mean
+from dynalab.spec import Spec
 from dynalab.units import parse_duration, parse_size
-from dynalab.workload._spec import Spec
 
 _log = logging.getLogger(__name__)
 _PREFIX: Final = "DYN_KVBM_"

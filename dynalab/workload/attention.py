@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from dynalab.workload._spec import Spec
+from dynalab.spec import Spec
 
 LayerKind = Literal["full", "sliding", "none"]
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from dynalab.errors import ConfigError, did_you_mean, unknown
+from dynalab.spec import Spec
 from dynalab.units import parse_bandwidth, parse_duration, parse_size
-from dynalab.workload._spec import Spec
 from dynalab.workload.hardware_table import ALIASES, ASSUMED, FACTS
 from dynalab.workload.models import Counts, ModelSpec
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from dynalab.errors import ConfigError, did_you_mean
-from dynalab.workload._spec import Spec
+from dynalab.spec import Spec
 from dynalab.workload.attention import AttentionLayer
 from dynalab.workload.hf_config import read_config
 from dynalab.workload.model_table import CONFIGS, canonical_name

@@ -1,4 +1,4 @@
-"""The base of the frozen fact sheets: pydantic models whose refusals are one-line `ConfigError`s."""
+"""The base of frozen fact sheets and configurations: pydantic models whose refusals are one-line `ConfigError`s."""
 
 from __future__ import annotations
 
