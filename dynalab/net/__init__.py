@@ -6,16 +6,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dynalab.net.address import Address, parse_address
+    from dynalab.net.config import TcpClientConfig, TcpServerConfig
     from dynalab.net.decoder import RequestDecoder, RequestFrame, ResponseDecoder
     from dynalab.net.frames import encode_request_head, encode_response_head
+    from dynalab.net.tls import TlsClient, TlsServer, explain_tls
 
 __all__ = [
     "Address",
     "RequestDecoder",
     "RequestFrame",
     "ResponseDecoder",
+    "TcpClientConfig",
+    "TcpServerConfig",
+    "TlsClient",
+    "TlsServer",
     "encode_request_head",
     "encode_response_head",
+    "explain_tls",
     "parse_address",
 ]
 
@@ -24,8 +31,13 @@ _HOME = {
     "RequestDecoder": "decoder",
     "RequestFrame": "decoder",
     "ResponseDecoder": "decoder",
+    "TcpClientConfig": "config",
+    "TcpServerConfig": "config",
+    "TlsClient": "tls",
+    "TlsServer": "tls",
     "encode_request_head": "frames",
     "encode_response_head": "frames",
+    "explain_tls": "tls",
     "parse_address": "address",
 }
 
