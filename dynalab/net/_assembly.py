@@ -201,6 +201,7 @@ class Assembly(Generic[Frame]):
         self._error = type(error)(str(error))
         self._forget()
         self._body, self._filled = None, 0
+        self._held, self._held_from = bytearray(), 0
 
     def _too_large(self, nbytes: int) -> NoReturn:
         raise MessageTooLarge(

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from struct import Struct
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -70,18 +70,18 @@ class RequestFrame:
         return f"RequestFrame({self.path!r}, {dict(self.headers)!r}, {len(self.payload)} bytes)"
 
 
-class _Head:
+class _Head(NamedTuple):
     """A request up to its payload, decoded; `size` counts the payload's length field, too."""
 
-    __slots__ = ("headers", "key", "path", "size", "wants_status")
-
-    def __init__(self, key: bytes, size: int, path: str, headers: Mapping[str, str]) -> None:
-        self.key, self.size, self.path, self.headers = key, size, path, headers
-        self.wants_status = headers.get(REPLY_HEADER) == REPLY_STATUS
+    key: bytes
+    size: int
+    path: str
+    headers: Mapping[str, str]
+    wants_status: bool
 
 
 # Longer than any stream, so that a scan finds no frame that begins like this.
-_NO_HEAD: Final = _Head(b"", 2**62, "", _NO_HEADERS)
+_NO_HEAD: Final = _Head(b"", 2**62, "", _NO_HEADERS, False)
 
 
 class RequestDecoder(Assembly[RequestFrame]):
@@ -114,16 +114,15 @@ class RequestDecoder(Assembly[RequestFrame]):
         self._length = 0
 
     def _scan(self, data: bytes | bytearray, view: memoryview, pos: int, end: int, frames: list[RequestFrame]) -> int:
-        head, admit, most = self._last, self._admit, self.max_message
-        key, size, path, headers, wants = head.key, head.size, head.path, head.headers, head.wants_status
+        admit, most = self._admit, self.max_message
+        key, size, path, headers, wants = self._last
         while pos < end:
             # Heads tell their own length, so that bytes which begin like a known head have that head.
             if not data.startswith(key, pos):
                 found = self._head_at(view, pos, end)
                 if found is None:
                     break
-                self._last = head = found
-                key, size, path, headers, wants = head.key, head.size, head.path, head.headers, head.wants_status
+                key, size, path, headers, wants = self._last = found
             start = pos + size
             if start > end:
                 break
@@ -146,7 +145,10 @@ class RequestDecoder(Assembly[RequestFrame]):
         if self._stage == 1:
             self._stage = 2
             _decode_path(bytes(begun[2:-2]))
-            return self._head_size(len(begun), _U16(begun, len(begun) - 2)[0])
+            size = len(begun) + _U16(begun, len(begun) - 2)[0] + 4
+            if size > self.max_message:
+                self._too_large(size)
+            return size
         if self._stage == 2:
             self._stage = 3
             self._last = self._head_of(bytes(begun[:-4]), _U16(begun)[0])
@@ -182,15 +184,19 @@ class RequestDecoder(Assembly[RequestFrame]):
         return None if stop + 4 > end else self._head_of(view[pos:stop].tobytes(), path_length)
 
     def _head_of(self, key: bytes, path_length: int) -> _Head:
-        head = self._heads.get(key)
+        heads = self._heads
+        head = heads.get(key)
         if head is None:
             path = _decode_path(key[2 : 2 + path_length])
-            size = self._head_size(4 + path_length, len(key) - path_length - 4)
-            head = _Head(key, size, path, _decode_headers(key[4 + path_length :]))
+            size = len(key) + 4
+            if size > self.max_message:
+                self._too_large(size)
+            headers = _decode_headers(key[4 + path_length :])
+            head = _Head(key, size, path, headers, headers.get(REPLY_HEADER) == REPLY_STATUS)
             if size <= _LONGEST_HEAD:
-                if len(self._heads) >= _MOST_HEADS:
-                    self._heads.clear()
-                self._heads[key] = head
+                if len(heads) >= _MOST_HEADS:
+                    heads.clear()
+                heads[key] = head
         return head
 
     def _path_length(self, length: int) -> int:
@@ -200,12 +206,6 @@ class RequestDecoder(Assembly[RequestFrame]):
                 "protocol, and do both sides speak TLS, or neither?"
             )
         return length
-
-    def _head_size(self, before: int, headers_length: int) -> int:
-        size = before + headers_length + 4
-        if size > self.max_message:
-            self._too_large(size)
-        return size
 
 
 class ResponseDecoder(Assembly[bytes | bytearray]):
