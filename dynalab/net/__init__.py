@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dynalab.net.address import Address, parse_address
+    from dynalab.net.client import TcpConnectionPool
     from dynalab.net.config import TcpClientConfig, TcpServerConfig
     from dynalab.net.decoder import RequestDecoder, RequestFrame, ResponseDecoder
+    from dynalab.net.endpoint import SharedTcpEndpoint
     from dynalab.net.frames import encode_request_head, encode_response_head
     from dynalab.net.tls import TlsClient, TlsServer, explain_tls
 
@@ -16,7 +18,9 @@ __all__ = [
     "RequestDecoder",
     "RequestFrame",
     "ResponseDecoder",
+    "SharedTcpEndpoint",
     "TcpClientConfig",
+    "TcpConnectionPool",
     "TcpServerConfig",
     "TlsClient",
     "TlsServer",
@@ -31,7 +35,9 @@ _HOME = {
     "RequestDecoder": "decoder",
     "RequestFrame": "decoder",
     "ResponseDecoder": "decoder",
+    "SharedTcpEndpoint": "endpoint",
     "TcpClientConfig": "config",
+    "TcpConnectionPool": "client",
     "TcpServerConfig": "config",
     "TlsClient": "tls",
     "TlsServer": "tls",

@@ -47,10 +47,6 @@ class ByteBudget:
             self._waiting.append(waiter)
         return False
 
-    def force(self, nbytes: int) -> None:
-        """Take bytes that exist already."""
-        self.used += nbytes
-
     def give(self, nbytes: int) -> None:
         """Return bytes, and let those go on for whom there is room now."""
         self.used -= nbytes

@@ -51,15 +51,16 @@ class ClientConnection(asyncio.BufferedProtocol):
     @property
     def in_flight(self) -> int:
         """Requests that were handed to it and not answered, those given up included."""
-        return len(self.unanswered) + len(self.writer)
+        return len(self.unanswered) + len(self.writer.queue)
 
     def send(self, call: Call) -> None:
         """Queue a request; all that come in one turn of the loop leave together."""
         call.connection = self
-        busy = self.unanswered or len(self.writer)
-        self.writer.put(call.head, call.payload, call)
+        writer = self.writer
+        busy = bool(self.unanswered or writer.queue)
+        writer.queue.append((call.head, call.payload, call))
         if not busy:
-            self.writer.flush()
+            writer.flush()
         elif not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
@@ -80,7 +81,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     @property
     def live(self) -> bool:
         """Whether anybody waits for a response."""
-        return len(self.writer) > 0 or any(not call.future.done() for call in self.unanswered)
+        return bool(self.writer.queue) or any(not call.future.done() for call in self.unanswered)
 
     def abort(self, error: Exception) -> None:
         """Close at once: whoever waits gets `error`, or its request is tried elsewhere if it was not begun."""
@@ -124,7 +125,8 @@ class ClientConnection(asyncio.BufferedProtocol):
                 continue
             host.counters.responses += 1
             call.future.set_result(response)
-        host.assign()
+        if host.waiting:
+            host.assign()
 
     def eof_received(self) -> bool:  # noqa: D102
         self.healthy = False

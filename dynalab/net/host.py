@@ -68,7 +68,7 @@ class Host:
         n = len(connections)
         for k in range(self._next, self._next + n):
             connection = connections[k % n]
-            if connection.healthy and len(connection.unanswered) + len(connection.writer) < room:
+            if connection.healthy and len(connection.unanswered) + len(connection.writer.queue) < room:
                 self._next = (k + 1) % n
                 return connection
         return None

@@ -7,9 +7,11 @@ import inspect
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from dynalab.net.decoder import RequestFrame
+from dynalab.net.exchange import Exchange
 from dynalab.net.metrics import ServerCounters, WaitHistogram
 
 #: What handles a request: ``async def``, or a plain function that is quick, for it runs in the event loop.
@@ -37,34 +39,7 @@ class Route:
         self.drained: asyncio.Event | None = None
 
 
-class Work:
-    """A request that was decoded: whose it is, who handles it, and whom to tell.
-
-    Parameters
-    ----------
-    route : Route
-    request : RequestFrame
-    done : callable
-        Called once with (result, None) or (None, what failed).
-    wanted : callable
-        Asked before the handler is called: False drops the work.
-    """
-
-    __slots__ = ("done", "finished", "queued_at", "request", "route", "wanted")
-
-    def __init__(
-        self,
-        route: Route,
-        request: RequestFrame,
-        done: Callable[[Any, BaseException | None], None],
-        wanted: Callable[[], bool],
-    ) -> None:
-        self.route = route
-        self.request = request
-        self.done = done
-        self.wanted = wanted
-        self.queued_at = 0.0
-        self.finished = False
+_CANCELLED = asyncio.CancelledError()
 
 
 class Workers:
@@ -83,8 +58,8 @@ class Workers:
     def __init__(self, loop: asyncio.AbstractEventLoop, permits: int, queue: int, counters: ServerCounters) -> None:
         self._loop = loop
         self._counters = counters
-        self._queue: deque[Work] = deque()
-        self._tasks: dict[asyncio.Task[None], Work] = {}
+        self._queue: deque[Exchange] = deque()
+        self._tasks: dict[Exchange, asyncio.Task[None]] = {}
         #: From Python 3.12 on, a handler that never waits ends without a turn of the loop.
         self._eager: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
         self._pumping = False
@@ -105,7 +80,7 @@ class Workers:
         """Whether nothing runs and nothing waits."""
         return self.active == 0 and not self._queue
 
-    def submit(self, work: Work) -> bool:
+    def submit(self, work: Exchange) -> bool:
         """Take a request, unless permits and queue are full; return whether it was taken."""
         if self.active < self.permits and not self._queue:
             work.route.under_way += 1
@@ -118,7 +93,7 @@ class Workers:
         self._queue.append(work)
         return True
 
-    def _start(self, work: Work) -> None:
+    def _start(self, work: Exchange) -> None:
         self.active += 1
         if self.active > self.highest:
             self.highest = self.active
@@ -131,11 +106,10 @@ class Workers:
             self._finish(work, result, None)
             return
         task: asyncio.Task[None] = asyncio.Task(self._run(work, result), loop=self._loop, **self._eager)
-        if not task.done():
-            self._tasks[task] = work
-            task.add_done_callback(self._ended)
+        if not work.ended:
+            self._tasks[work] = task
 
-    async def _run(self, work: Work, result: Awaitable[Any]) -> None:
+    async def _run(self, work: Exchange, result: Awaitable[Any]) -> None:
         try:
             answer = await result
         except asyncio.CancelledError as error:
@@ -146,16 +120,11 @@ class Workers:
         else:
             self._finish(work, answer, None)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        work = self._tasks.pop(task)
-        if not work.finished:
-            # Cancelled before its first step: nothing of _run has run.
-            self._finish(work, None, asyncio.CancelledError())
-
-    def _finish(self, work: Work, result: Any, error: BaseException | None) -> None:
+    def _finish(self, work: Exchange, result: Any, error: BaseException | None) -> None:
         """Tell the outcome, give the permit back, and let the next in the queue have it."""
         self.active -= 1
-        work.finished = True
+        work.ended = True
+        self._tasks.pop(work, None)
         counters = self._counters
         counters.handled += 1
         if error is not None:
@@ -194,11 +163,17 @@ class Workers:
         while self._queue:
             work = self._queue.popleft()
             self._counters.abandoned += 1
-            work.done(None, asyncio.CancelledError())
+            work.done(None, _CANCELLED)
             self._leave(work.route)
-        for task in [*self._tasks]:
+        for work, task in [*self._tasks.items()]:
             task.cancel()
+            # A task that is cancelled before its first step runs nothing of _run.
+            task.add_done_callback(partial(self._never_ran, work))
         return n
+
+    def _never_ran(self, work: Exchange, _: asyncio.Task[None]) -> None:
+        if not work.ended:
+            self._finish(work, None, _CANCELLED)
 
     async def idled(self) -> None:
         """Wait until nothing runs and nothing waits."""

@@ -43,17 +43,24 @@ class FrameWriter:
         Whether a payload may be written from where it lies. If not, what is not ``bytes`` is copied slice by slice as
         it is written, since its owner may change it once it has given the request up.
 
+    Attributes
+    ----------
+    queue : deque of (head, payload, owner)
+        Frames of which no byte was written; whoever appends one calls `flush`.
+    paused : bool
+        Whether the transport has enough.
+
     Notes
     -----
     `pause` and `resume` are what the transport calls on its protocol.
     """
 
-    __slots__ = ("_counters", "_keep", "_large", "_queue", "_transport", "paused")
+    __slots__ = ("_counters", "_keep", "_large", "_transport", "paused", "queue")
 
     def __init__(self, counters: Counters, *, keep_payloads: bool) -> None:
         self._counters = counters
         self._keep = keep_payloads
-        self._queue: deque[tuple[bytes, Payload, Owner | None]] = deque()
+        self.queue: deque[tuple[bytes, Payload, Owner | None]] = deque()
         self._large: tuple[memoryview, int, Owner | None] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self.paused = False
@@ -63,18 +70,10 @@ class FrameWriter:
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER, low=0)
 
-    def __len__(self) -> int:
-        """Frames of which no byte was written."""
-        return len(self._queue)
-
     @property
     def idle(self) -> bool:
         """Whether the transport has taken everything."""
-        return not self._queue and self._large is None and not self.paused
-
-    def put(self, head: bytes, payload: Payload, owner: Owner | None = None) -> None:
-        """Add a frame; `flush` writes it."""
-        self._queue.append((head, payload, owner))
+        return not self.queue and self._large is None and not self.paused
 
     def flush(self) -> None:
         """Write what the transport takes."""
@@ -82,7 +81,7 @@ class FrameWriter:
             return
         if self._large is not None:
             self._write_large()
-        queue, write = self._queue, self._transport.write
+        queue, write = self.queue, self._transport.write
         parts: list[Payload] = []
         size = 0
         while queue and not self.paused:
@@ -137,7 +136,7 @@ class FrameWriter:
 
     def withdraw(self) -> list[Owner]:
         """Take back the frames of which no byte was written, and return their owners in order."""
-        owners = [owner for _, _, owner in self._queue if owner is not None]
-        self._queue.clear()
+        owners = [owner for _, _, owner in self.queue if owner is not None]
+        self.queue.clear()
         self._large = None
         return owners
