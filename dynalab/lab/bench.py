@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dynalab.lab import probes
-from dynalab.lab.bench_files import dated, require_writable, roomiest_place
+from dynalab.lab.bench_files import aligned, begin, keep, roomiest_place
 from dynalab.lab.measured import no_disk
 from dynalab.units import format_duration, format_size
 
@@ -63,12 +62,9 @@ def measure_tiers(
         If an option cannot be used, the tiers cannot be had, or the file cannot be written: the last is found out
         before anything is measured.
     """
-    from dynalab.lab.provenance import save_dataset, stamp
     from dynalab.tiers.bench import BenchPlan, bench_tiers
 
-    begun = time.localtime()
-    target = dated("tiers", ".nc", begun) if out is None else Path(out)
-    require_writable(target)
+    begun, target = begin("tiers", ".nc", out)
     plan = BenchPlan(**options)
     if plan.disk and "path" not in options:
         plan = BenchPlan(path=roomiest_place(), **options)
@@ -76,12 +72,10 @@ def measure_tiers(
     where = f", disk files without a name in {plan.path}" if plan.disk else ""
     say(f"measuring for about {format_duration(plan.seconds)}{where} ...")
     found = bench_tiers(plan, progress=progress)
-    extra = {"measured_at": time.strftime("%Y-%m-%dT%H:%M:%S%z", begun)}
+    facts = {}
     if plan.disk:
-        extra |= {"disk_path": str(plan.path), "disk_file_system": probes.file_system(str(plan.path)) or "unknown"}
-    found = stamp(found.assign_attrs(extra))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return save_dataset(found, target), found
+        facts = {"disk_path": str(plan.path), "disk_file_system": probes.file_system(str(plan.path)) or "unknown"}
+    return keep(found, target, begun, **facts)
 
 
 def table(found: xr.Dataset) -> str:
@@ -110,14 +104,7 @@ def table(found: xr.Dataset) -> str:
                     f"{float(best.share_of_limit):.0%}",
                 ]
             )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [
-        "  ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([*_heading(found), "", *aligned])
+    return "\n".join([*_heading(found), "", *aligned(rows, left=2)])
 
 
 def best_batch(bandwidth: xr.DataArray) -> int:

@@ -1,4 +1,4 @@
-"""Where benchmarks put files: dated results that can be written, and temporary files on a disk worth measuring."""
+"""What benchmarks have in common: dated files of results, tables, and temporary files on a disk worth measuring."""
 
 from __future__ import annotations
 
@@ -6,18 +6,73 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dynalab.errors import ConfigError
 from dynalab.lab import probes
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: File systems that are no disk of this machine: memory, other machines', or views of either.
 _NOT_LOCAL: Final = {
     *("tmpfs", "ramfs", "devtmpfs", "hugetlbfs", "proc", "sysfs", "squashfs", "iso9660", "autofs"),
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "ceph", "lustre", "beegfs", "gpfs", "afs", "glusterfs"),
 }
+
+
+def begin(name: str, suffix: str, out: str | None) -> tuple[time.struct_time, Path]:
+    """Return when a benchmark begins and the file that it is going to write, which can be written.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`require_writable`, before the work that would be lost.
+    """
+    begun = time.localtime()
+    target = dated(name, suffix, begun) if out is None else Path(out)
+    require_writable(target)
+    return begun, target
+
+
+def keep(found: xr.Dataset, target: Path, begun: time.struct_time, **facts: Any) -> tuple[Path, xr.Dataset]:
+    """Write a benchmark's results with the machine, versions, `facts` and time as attributes; return file and content.
+
+    Raises
+    ------
+    ReportError
+        If it cannot be written after all.
+    """
+    from dynalab.lab.provenance import save_dataset, stamp
+
+    found = stamp(found.assign_attrs(measured_at=moment(begun), **facts))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return save_dataset(found, target), found
+
+
+def moment(when: time.struct_time) -> str:
+    """Write a time as ISO 8601 has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", when)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> list[str]:
+    """Lay out rows of equal length as lines: so many columns flush left, by default all, the others flush right.
+
+    Examples
+    --------
+    >>> aligned([["name", "rate"], ["a", "5"]], left=1)
+    ['name  rate', 'a        5']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = len(widths) if left is None else left
+    return [
+        "  ".join(
+            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def dated(name: str, suffix: str, when: time.struct_time) -> Path:

@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +18,7 @@ from typing import Any, Final
 from dynalab import __version__
 from dynalab.errors import ReportError
 from dynalab.lab import probes
-from dynalab.lab.bench_files import dated, require_writable
+from dynalab.lab.bench_files import aligned, begin, moment
 from dynalab.lab.provenance import git_revision, machine_facts
 from dynalab.units import format_duration, format_size
 
@@ -71,14 +70,12 @@ def measure_gpu(
     from dynalab.kernels import require_gpu
 
     require_gpu("the benchmark of kernels")
-    begun = time.localtime()
-    target = dated("gpu", ".json", begun) if out is None else Path(out)
-    require_writable(target)
+    begun, target = begin("gpu", ".json", out)
     from dynalab.kernels.gpu_report import bench_gpu
     from dynalab.kernels.victims_bench import bench_checksums, bench_victims
 
     found: dict[str, Any] = {
-        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%S%z", begun),
+        "measured_at": moment(begun),
         "dynalab_version": __version__,
         "dynalab_revision": git_revision(),
         "machine": machine_facts(),
@@ -162,7 +159,7 @@ def table(found: Mapping[str, Any]) -> str:
         rest += [[kind, side, format_duration(seconds)] for side, seconds in sides.items()]
     for size, rate in found["checksums"].items():
         rest.append(["checksums", f"{format_size(int(size))} blocks", f"{rate / 1e9:.4g} GB/s"])
-    return "\n".join([*lines, *_aligned(bars), "", *_aligned(copies), "", *_aligned(rest)])
+    return "\n".join([*lines, *aligned(bars), "", *aligned(copies), "", *aligned(rest)])
 
 
 def _short(value: Any) -> str:
@@ -171,8 +168,3 @@ def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "/".join(map(_short, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
