@@ -93,8 +93,10 @@ class BasePool(Store[T], Generic[T]):
         """Lend the first free value to whoever asks at `place`; None if there is none."""
         if self._careful:
             return self._try_carefully(place)
+        free = self._free
+        if not free:
+            return None
         with self._lock:
-            free = self._free
             if not free:
                 return None
             value = free.popleft()
@@ -113,7 +115,8 @@ class BasePool(Store[T], Generic[T]):
                     return None
                 value = self._free.popleft()
                 self._high_water = max(self._high_water, self._in_use())
-            self._drain()
+            if self._orphans:
+                self._drain()
             value = self._healthy(value)
             if value is not _GONE:
                 with self._lock:
@@ -170,8 +173,8 @@ class BasePool(Store[T], Generic[T]):
 
     def _receive(self, waiter: Waiter, begin: float, timeout: float | None, place: Place) -> PoolItem[T] | None:
         """Turn what somebody was given into an item; None if the value was unhealthy and has left the pool."""
-        if waiter.state is not State.GIVEN:
-            if waiter.state is State.EXPIRED:
+        if waiter.state != State.GIVEN:
+            if waiter.state == State.EXPIRED:
                 raise PoolTimeout(
                     f"pool {self.name!r}: no item came free within {timeout} s, all {self._capacity} are in use; "
                     "release items, wait longer, or make the pool larger"
@@ -202,7 +205,7 @@ class BasePool(Store[T], Generic[T]):
             waiter = ThreadWaiter()
             try:
                 self._enter(waiter, first)
-                if waiter.state is State.WAITING:
+                if waiter.state == State.WAITING:
                     left = None if timeout is None else begin + timeout - time.perf_counter()
                     if not waiter.wait(left):
                         self._expire(waiter)

@@ -96,7 +96,8 @@ class Store(Generic[T]):
                 wait_counts=tuple(counts),
                 wait_seconds=self._wait_seconds,
             )
-        self._drain()
+        if self._orphans:
+            self._drain()
         return found
 
     def close(self) -> None:
@@ -108,7 +109,8 @@ class Store(Generic[T]):
                 self._home.extend(self._free)
                 self._free.clear()
                 self._ring_closers()
-        self._drain()
+        if self._orphans:
+            self._drain()
 
     # The queue of those who wait
 
@@ -128,29 +130,32 @@ class Store(Generic[T]):
                 self._waiters.move_to_end(waiter, last=False)
             else:
                 self._waits += 1
-        self._drain()
+        if self._orphans:
+            self._drain()
 
     def _expire(self, waiter: Waiter) -> None:
         """Take somebody out of the queue whose time is up, unless he was served meanwhile."""
         with self._lock:
-            if waiter.state is State.WAITING:
+            if waiter.state == State.WAITING:
                 self._waiters.pop(waiter, None)
                 waiter.state = State.EXPIRED
                 self._timeouts += 1
                 waiter.ring()
-        self._drain()
+        if self._orphans:
+            self._drain()
 
     def _leave(self, waiter: Waiter) -> None:
         """Let somebody go who was cancelled or interrupted: what he was given goes to the next one."""
         with self._lock:
-            if waiter.state is State.WAITING:
+            if waiter.state == State.WAITING:
                 self._waiters.pop(waiter, None)
                 self._cancelled += 1
-            elif waiter.state is State.GIVEN:
+            elif waiter.state == State.GIVEN:
                 self._put(waiter.value)
                 self._cancelled += 1
             waiter.state = State.DONE
-        self._drain()
+        if self._orphans:
+            self._drain()
 
     # Coming home
 
@@ -170,18 +175,20 @@ class Store(Generic[T]):
     def _put_back(self, value: Any) -> None:
         with self._lock:
             self._put(value)
-        self._drain()
+        if self._orphans:
+            self._drain()
 
     def _put(self, value: Any) -> None:
         """Pass a value on to whoever waits longest, or put it behind the free ones; the lock is held."""
         while self._waiters:
             # Handed over, not put back: who comes now must not overtake who has waited.
             waiter, _ = self._waiters.popitem(last=False)
-            waiter.value, waiter.state = value, State.GIVEN
+            waiter.value = value
+            waiter.state = State.GIVEN
             if waiter.ring():
                 return
             # He was cancelled and has not run yet: he leaves when he does.
-            waiter.value, waiter.state = None, State.WAITING
+            waiter.state = State.WAITING
         if self._closed:
             self._home.append(value)
             self._ring_closers()
@@ -194,7 +201,8 @@ class Store(Generic[T]):
         # If the lock is held, its holder looks for orphans after letting go of it, which is later than this.
         if self._lock.acquire(False):
             self._lock.release()
-            self._drain()
+            if self._orphans:
+                self._drain()
 
     def _drain(self) -> None:
         """Bring home what was abandoned; without the lock."""
@@ -235,7 +243,7 @@ class Store(Generic[T]):
             "closed all the same: release them, or wait longer"
         )
 
-    def _fail_all(self, state: State) -> None:
+    def _fail_all(self, state: int) -> None:
         """Send everybody away who waits; the lock is held."""
         while self._waiters:
             waiter, _ = self._waiters.popitem(last=False)

@@ -5,21 +5,30 @@ from __future__ import annotations
 import asyncio
 import heapq
 import threading
+import time
 from collections.abc import Callable
-from enum import Enum
 from typing import Any, Final
 
 
-class State(Enum):
-    """What became of somebody who waits; changed under the pool's lock alone."""
+class State:
+    """What became of somebody who waits; changed under the pool's lock alone.
 
-    NEW = "not in the queue yet"
-    WAITING = "in the queue"
-    GIVEN = "a value was handed over"
-    EXPIRED = "the time was up"
-    CLOSED = "the pool was closed"
-    EXHAUSTED = "no healthy value is left"
-    DONE = "gone, with or without a value"
+    Plain numbers: looking up a member of an enumeration takes longer than everything that is done about it.
+    """
+
+    NEW: Final = 0
+    #: In the queue.
+    WAITING: Final = 1
+    #: A value was handed over.
+    GIVEN: Final = 2
+    #: The time was up.
+    EXPIRED: Final = 3
+    #: The pool was closed.
+    CLOSED: Final = 4
+    #: No healthy value is left.
+    EXHAUSTED: Final = 5
+    #: Gone, with or without a value.
+    DONE: Final = 6
 
 
 class Waiter:
@@ -27,9 +36,8 @@ class Waiter:
 
     __slots__ = ("state", "value")
 
-    def __init__(self) -> None:
-        self.state = State.NEW
-        self.value: Any = None
+    state: int
+    value: Any
 
     def ring(self) -> bool:
         """Wake who waits; False where he cannot be woken any more, and another one must be served."""
@@ -42,7 +50,7 @@ class ThreadWaiter(Waiter):
     __slots__ = ("_bell",)
 
     def __init__(self) -> None:
-        super().__init__()
+        self.state = State.NEW
         self._bell = threading.Lock()
         self._bell.acquire()
 
@@ -60,19 +68,20 @@ class ThreadWaiter(Waiter):
 class TaskWaiter(Waiter):
     """A task that awaits a future of its loop."""
 
-    __slots__ = ("_loop", "future")
+    __slots__ = ("_loop", "_thread", "future")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
+        self.state = State.NEW
         self._loop = loop
-        self.future: asyncio.Future[None] = loop.create_future()
+        self._thread = threading.get_ident()
+        self.future: asyncio.Future[None] = asyncio.Future(loop=loop)
 
     def ring(self) -> bool:
         # A future that is done here was cancelled: its task has been told, and has not run yet.
         if self.future.done():
             return False
         try:
-            if asyncio._get_running_loop() is self._loop:
+            if threading.get_ident() == self._thread:
                 self.future.set_result(None)
             else:
                 self._loop.call_soon_threadsafe(self._ring_here)
@@ -85,7 +94,7 @@ class TaskWaiter(Waiter):
             self.future.set_result(None)
 
 
-#: Uvloop counts in milliseconds: what is set anew waits one at least, instead of turning round and round until then.
+#: Loops fire a little early (uvloop counts in milliseconds): a timer waits this long at least, or it would spin [s].
 _LEAST_DELAY: Final = 0.001
 
 
@@ -107,35 +116,33 @@ class Deadlines:
         self._expire = expire
         self._heap: list[tuple[float, int, Waiter]] = []
         self._count = 0
-        self._live_limit = 64
+        self._limit = 64
         self._timer: asyncio.TimerHandle | None = None
         self._when = 0.0
 
     def add(self, waiter: Waiter, deadline: float) -> None:
-        """Let somebody's time be up at `deadline` on the loop's clock."""
+        """Let somebody's time be up when `time.perf_counter` says `deadline`."""
         heap = self._heap
-        while heap and heap[0][2].state is not State.WAITING:
-            heapq.heappop(heap)
-        if len(heap) > self._live_limit:
-            # Those who were served lie behind somebody who may wait for long; thrown out when they may be half of all.
-            heap[:] = [entry for entry in heap if entry[2].state is State.WAITING]
+        if len(heap) >= self._limit:
+            # Nearly all have been served, and are thrown out together: one by one would cost more.
+            heap[:] = [entry for entry in heap if entry[2].state == State.WAITING]
             heapq.heapify(heap)
-            self._live_limit = max(64, 2 * len(heap))
+            self._limit = max(64, 2 * len(heap))
         self._count += 1
         heapq.heappush(heap, (deadline, self._count, waiter))
         if self._timer is None or deadline < self._when:
-            self._set(deadline)
+            self._set(deadline, deadline - time.perf_counter())
 
-    def _set(self, when: float) -> None:
+    def _set(self, when: float, delay: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._when = when
-        self._timer = self.loop.call_at(when, self._fire)
+        self._timer = self.loop.call_later(max(delay, _LEAST_DELAY), self._fire)
 
     def _fire(self) -> None:
         self._timer = None
-        heap, now = self._heap, self.loop.time()
-        while heap and (heap[0][0] <= now or heap[0][2].state is not State.WAITING):
+        heap, now = self._heap, time.perf_counter()
+        while heap and (heap[0][0] <= now or heap[0][2].state != State.WAITING):
             self._expire(heapq.heappop(heap)[2])
         if heap:
-            self._set(max(heap[0][0], now + _LEAST_DELAY))
+            self._set(heap[0][0], heap[0][0] - now)

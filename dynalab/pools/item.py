@@ -128,9 +128,12 @@ class PoolItem(_Handle[T]):
         """
         pool = self._pool
         if pool._on_return is not None:
-            pool._come_home(self._claim())
-            if pool._orphans:
-                pool._drain()
+            value = self._claim()
+            try:
+                pool._come_home(value)
+            finally:
+                if pool._orphans:
+                    pool._drain()
             return
         with pool._lock:
             live = self._live
@@ -243,10 +246,12 @@ class SharedItem(_Handle[T]):
             self._live = False
             self._share.count -= 1
             last = not self._share.count
-        if last:
-            pool._come_home(self._share.value)
-        if pool._orphans:
-            pool._drain()
+        try:
+            if last:
+                pool._come_home(self._share.value)
+        finally:
+            if pool._orphans:
+                pool._drain()
 
     def __enter__(self) -> Self:
         if not self._live:

@@ -18,6 +18,7 @@ from dynalab.pools.item import Place, PoolItem, here
 
 T = TypeVar("T")
 _new: Any = object.__new__
+_ident = threading.get_ident
 
 
 class Pool(BasePool[T], Generic[T]):
@@ -165,19 +166,16 @@ class Pool(BasePool[T], Generic[T]):
         """Await an item."""
         begin = time.perf_counter()
         deadlines = self._bind()
-        loop = deadlines.loop
-        deadline = None if timeout is None else loop.time() + timeout
         first = False
         while True:
-            waiter = TaskWaiter(loop)
+            waiter = TaskWaiter(deadlines.loop)
             try:
                 self._enter(waiter, first)
-                if waiter.state is State.WAITING:
-                    if deadline is not None:
-                        if timeout == 0:
-                            self._expire(waiter)
-                        else:
-                            deadlines.add(waiter, deadline)
+                if waiter.state == State.WAITING:
+                    if timeout == 0:
+                        self._expire(waiter)
+                    elif timeout is not None:
+                        deadlines.add(waiter, begin + timeout)
                     yield from waiter.future
                 item = self._receive(waiter, begin, timeout, place)
             except BaseException:
@@ -191,7 +189,10 @@ class Pool(BasePool[T], Generic[T]):
         """Make sure that the pool belongs to the running loop, and return the deadlines of those who wait."""
         loop = asyncio.get_running_loop()
         deadlines = self._deadlines
-        if deadlines is None or deadlines.loop is not loop:
+        if deadlines is not None and deadlines.loop is loop:
+            self._thread = _ident()
+            return deadlines
+        with self._lock:
             # Of loops that have ended nobody waits any more; of one that stands still somebody may.
             if (
                 deadlines is not None
@@ -203,8 +204,8 @@ class Pool(BasePool[T], Generic[T]):
                     "acquire_blocking() in a thread without one"
                 )
             self._deadlines = deadlines = Deadlines(loop, self._expire)
-        self._thread = threading.get_ident()
-        return deadlines
+            self._thread = _ident()
+            return deadlines
 
 
 class Acquire(Coroutine[Any, None, PoolItem[T]]):
@@ -260,6 +261,3 @@ class Acquire(Coroutine[Any, None, PoolItem[T]]):
         """Give it up."""
         if self._steps is not None:
             self._steps.close()
-
-
-_ident = threading.get_ident
