@@ -55,7 +55,7 @@ def fifo_waits(arrivals: npt.ArrayLike, services: npt.ArrayLike, servers: int) -
 
 
 def in_system(arrivals: npt.ArrayLike, stays: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return how many are there at each arrival, itself included, where each stays for its time.
+    """Return how many are there at each arrival, itself included; who stays for no time is not there at all.
 
     Parameters
     ----------
