@@ -1,10 +1,10 @@
 """Measure the pools of this machine: what an acquire and a release take, alone and in a crowd, and a hand-over.
 
 Conventions. A cost is the time by the clock of all acquires and releases over their number, all borrowers together, so
-that it is what one of them adds. Threads hold an item for no time; tasks hold theirs across one turn of the loop
-(``asyncio.sleep(0)``), for otherwise they would never meet, and what such turns take without a pool is taken off. The
-hand-over is the time from the release until who waits has the item. Rounds visit all cases in shuffled order; medians
-over the rounds are given, with their tenth and ninetieth percentiles.
+that it is what one of them adds. Where there are more borrowers than items, who holds one lets the others run once
+(``time.sleep(0)`` of threads, ``asyncio.sleep(0)`` of tasks), for otherwise they would hardly meet; what that takes
+without a pool is taken off. The hand-over is the time from the release until who waits has the item. Rounds visit all
+cases in shuffled order; medians over the rounds are given, with their tenth and ninetieth percentiles.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def _dataset(
         "percentile": ("percentile", list(_PERCENTILES), {"units": "%", "long_name": "percentile of hand-overs"}),
     }
     return xr.Dataset(data, coords=coords).assign_attrs(
-        convention="time by the clock over acquires, all borrowers together; tasks hold across one turn of the loop, "
-        "which is taken off",
+        convention="time by the clock over acquires, all borrowers together; where there are more of them than items, "
+        "they let others run once while they hold, and what that takes is taken off",
         rounds=rounds,
         handovers=len(times[plan.kinds[0]]),
         parameters=plan.model_dump_json(),

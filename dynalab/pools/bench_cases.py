@@ -32,7 +32,7 @@ class Measured(NamedTuple):
     seconds : float
         By the clock, of each acquire and release, all borrowers together [s].
     bare : float
-        The same without a pool: what a task's suspension takes while it holds an item; threads hold theirs for no time.
+        The same without a pool [s]: what it takes to let others run meanwhile; 0 where items suffice for all.
     waited : float
         Share of the acquires that had to wait.
     """
@@ -46,11 +46,14 @@ def borrow(case: Case, n: int) -> Measured:
     """Let threads or tasks acquire and release about `n` times in all, at least once each."""
     kind, items, concurrency = case
     each = max(1, n // concurrency)
+    # Where there are too few items, holders let the others run, or they would hardly meet.
+    hold = concurrency > items
     if kind == "threads":
         pool = SyncPool(range(items), name="bench")
-        seconds, bare = _threads(pool, concurrency, each), 0.0
+        seconds = _threads(pool, hold, concurrency, each)
+        bare = _threads(None, hold, concurrency, each) if hold else 0.0
     else:
-        seconds, bare, pool = on_loop(kind, lambda: _tasks(items, concurrency, each))
+        seconds, bare, pool = on_loop(kind, lambda: _tasks(items, hold, concurrency, each))
     metrics = pool.metrics
     assert (metrics.acquires, metrics.in_use) == (each * concurrency, 0), "the pool has lost count"
     return Measured(seconds, bare, metrics.waits / metrics.acquires)
@@ -98,7 +101,7 @@ def on_loop(kind: str, work: Callable[[], Awaitable[Any]]) -> Any:
     return found[0]
 
 
-def _threads(pool: SyncPool[int], threads: int, each: int) -> float:
+def _threads(pool: SyncPool[int] | None, hold: bool, threads: int, each: int) -> float:
     start = threading.Barrier(threads)
     begins: list[float] = []
     ends: list[float] = []
@@ -107,7 +110,11 @@ def _threads(pool: SyncPool[int], threads: int, each: int) -> float:
         start.wait()
         begins.append(time.perf_counter())
         for _ in range(each):
-            pool.acquire().release()
+            item = pool.acquire() if pool is not None else None
+            if hold:
+                time.sleep(0)
+            if item is not None:
+                item.release()
         ends.append(time.perf_counter())
 
     workers = [threading.Thread(target=body, name="pool bench") for _ in range(threads)]
@@ -118,26 +125,22 @@ def _threads(pool: SyncPool[int], threads: int, each: int) -> float:
     return (max(ends) - min(begins)) / (threads * each)
 
 
-async def _tasks(items: int, tasks: int, each: int) -> tuple[float, float, Pool[int]]:
-    pool = Pool(range(items), name="bench")
-
-    async def body() -> None:
+async def _tasks(items: int, hold: bool, tasks: int, each: int) -> tuple[float, float, Pool[int]]:
+    async def body(pool: Pool[int] | None) -> None:
         for _ in range(each):
-            item = await pool.acquire()
-            # Tasks that never let go of the loop would never meet.
-            await asyncio.sleep(0)
-            item.release()
+            item = await pool.acquire() if pool is not None else None
+            if hold:
+                await asyncio.sleep(0)
+            if item is not None:
+                item.release()
 
-    async def bare_body() -> None:
-        for _ in range(each):
-            await asyncio.sleep(0)
-
-    async def seconds(make: Callable[[], Any]) -> float:
+    async def seconds(pool: Pool[int] | None) -> float:
         begin = time.perf_counter()
-        await asyncio.gather(*[make() for _ in range(tasks)])
+        await asyncio.gather(*[body(pool) for _ in range(tasks)])
         return (time.perf_counter() - begin) / (tasks * each)
 
-    return await seconds(body), await seconds(bare_body), pool
+    pool = Pool(range(items), name="bench")
+    return await seconds(pool), await seconds(None) if hold else 0.0, pool
 
 
 def _threads_hand_over(n: int) -> list[float]:
