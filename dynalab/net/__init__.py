@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from dynalab.net.decoder import RequestDecoder, RequestFrame, ResponseDecoder
     from dynalab.net.endpoint import SharedTcpEndpoint
     from dynalab.net.frames import encode_request_head, encode_response_head
+    from dynalab.net.loops import LoopThread, loop_factory
     from dynalab.net.tls import TlsClient, TlsServer, explain_tls
 
 __all__ = [
     "Address",
+    "LoopThread",
     "RequestDecoder",
     "RequestFrame",
     "ResponseDecoder",
@@ -27,11 +29,13 @@ __all__ = [
     "encode_request_head",
     "encode_response_head",
     "explain_tls",
+    "loop_factory",
     "parse_address",
 ]
 
 _HOME = {
     "Address": "address",
+    "LoopThread": "loops",
     "RequestDecoder": "decoder",
     "RequestFrame": "decoder",
     "ResponseDecoder": "decoder",
@@ -44,6 +48,7 @@ _HOME = {
     "encode_request_head": "frames",
     "encode_response_head": "frames",
     "explain_tls": "tls",
+    "loop_factory": "loops",
     "parse_address": "address",
 }
 
