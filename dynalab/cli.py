@@ -52,6 +52,27 @@ _BENCH_OPTIONS = (
     ("--seed", "seed", "N", "seed of the blocks' bytes and of all orders (default: 0)"),
 )
 
+#: The same for ``dynalab bench net`` and ``dynalab bench pools``.
+_NET_OPTIONS = (
+    ("--payload", "payload_bytes", "SIZE[,SIZE...]", "bytes of a request and its reply (default: 64,4KiB,64KiB,1MiB)"),
+    ("--concurrency", "concurrency", "N[,N...]", "callers with one request under way each (default: 1,16,256)"),
+    ("--pool-size", "pool_size", "N[,N...]", "most connections of the client (default: 1,8)"),
+    ("--channel-buffer", "channel_buffer", "N[,N...]", "most requests in flight on a connection (default: 64)"),
+    ("--server-concurrency", "server_concurrency", "N[,N...]", "handlers that run at a time (default: 64)"),
+    ("--handler-time", "handler_seconds", "TIME[,TIME...]", "how long a handler waits, as in 5ms (default: 0)"),
+    ("--loop", "loops", "NAME[,NAME]", "asyncio, uvloop (default: those installed)"),
+    ("--time", "seconds", "TIME", "how long to measure (default: 35s)"),
+    ("--seed", "seed", "N", "seed of the payloads' bytes and of the order of cases (default: 0)"),
+)
+_POOL_OPTIONS = (
+    ("--kind", "kinds", "NAME[,NAME...]", "threads (SyncPool), asyncio, uvloop (default: those installed)"),
+    ("--items", "items", "N[,N...]", "values in the pool (default: 1,8)"),
+    ("--threads", "threads", "N[,N...]", "threads that borrow at a time (default: 1,2,4,8,16)"),
+    ("--tasks", "tasks", "N[,N...]", "tasks that borrow at a time (default: 1,4,16,64,256)"),
+    ("--time", "seconds", "TIME", "how long to measure (default: 10s)"),
+    ("--seed", "seed", "N", "seed of the order of cases (default: 0)"),
+)
+
 _TOP_EXAMPLES = """\
 examples:
   dynalab report                                  a report on the embedded synthetic trace
@@ -59,6 +80,7 @@ examples:
   dynalab trace trace.jsonl.gz                    what is in a trace
   dynalab doctor                                  what this machine offers
   dynalab bench tiers                             how fast this machine moves blocks between memory and disk
+  dynalab bench net                               what requests over TCP connections cost on this machine
 """
 _REPORT_EXAMPLES = """\
 writes OUT/NAME-HASH/ with report.html, the executed notebook, results.nc and recommendation.yaml; equal parameters give
@@ -79,6 +101,25 @@ examples:
   dynalab bench tiers --quick --path /mnt/nvme
   dynalab bench tiers --device 8GiB --host 8GiB --disk 64GiB --time 5m --out node7.nc
   dynalab report --measured node7.nc
+"""
+_NET_EXAMPLES = """\
+calls an endpoint in another process through a pool of connections, compares what comes back, and measures every
+combination of payload, callers, pool size and the rest, beside a bare echo that does nothing but send bytes back.
+
+examples:
+  dynalab bench net
+  dynalab bench net --quick
+  dynalab bench net --payload 4KiB --concurrency 64 --pool-size 1,2,4,8 --channel-buffer 8,64 --loop asyncio
+  dynalab bench net --payload 64 --concurrency 8,64 --server-concurrency 8,32 --handler-time 5ms --out node7-net.nc
+"""
+_POOLS_EXAMPLES = """\
+lets threads and tasks take items from pools and give them back: what that costs alone and in a crowd, and how soon
+whoever waits has an item that was given back.
+
+examples:
+  dynalab bench pools
+  dynalab bench pools --quick
+  dynalab bench pools --kind threads --items 1,4,16 --threads 1,8,64 --time 30s
 """
 _TRACE_EXAMPLES = """\
 examples:
@@ -180,15 +221,20 @@ def _parser() -> argparse.ArgumentParser:
     doctor = command("doctor", _doctor, "tell what this machine offers and what dynalab does with it")
     doctor.add_argument("--json", action="store_true", help="as JSON")
 
-    summary = "measure this machine: its tiers, or its GPU's kernels"
+    summary = "measure this machine: its tiers, network, pools, or its GPU's kernels"
     benches = commands.add_parser("bench", help=summary, description=summary).add_subparsers(
         dest="command", metavar="WHAT", required=True
     )
-    tiers = command("tiers", _bench_tiers, "measure device, host and disk tiers", _BENCH_EXAMPLES, benches)
-    for option, name, metavar, text in _BENCH_OPTIONS:
-        tiers.add_argument(option, dest=name, metavar=metavar, help=text)
-    tiers.add_argument("--quick", action="store_true", help="small tiers, few cases, ten seconds")
-    tiers.add_argument("--out", metavar="FILE", help="where the Dataset goes (default: bench/tiers-<date>.nc)")
+    for name, run, summary, examples, options, quick in (
+        ("tiers", _bench_tiers, "measure device, host and disk tiers", _BENCH_EXAMPLES, _BENCH_OPTIONS, "small tiers"),
+        ("net", _bench_net, "measure requests over TCP connections", _NET_EXAMPLES, _NET_OPTIONS, "asyncio only"),
+        ("pools", _bench_pools, "measure object pools", _POOLS_EXAMPLES, _POOL_OPTIONS, "one size"),
+    ):
+        bench = command(name, run, summary, examples, benches)
+        for option, field, metavar, text in options:
+            bench.add_argument(option, dest=field, metavar=metavar, help=text)
+        bench.add_argument("--quick", action="store_true", help=f"{quick}, few cases, ten seconds at most")
+        bench.add_argument("--out", metavar="FILE", help=f"where the Dataset goes (default: bench/{name}-<date>.nc)")
     gpu = command("gpu", _bench_gpu, "check and time the kernels on a GPU, and say which bars they meet", "", benches)
     gpu.add_argument("--out", metavar="FILE", help="where the JSON goes (default: bench/gpu-<date>.json)")
     return parser
@@ -262,13 +308,33 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _bench_tiers(arguments: argparse.Namespace) -> int:
     from dynalab.lab.bench import QUICK, measure_tiers, table
 
-    names = [name for _, name, _, _ in _BENCH_OPTIONS]
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    with _stopped_cleanly():
-        path, found = measure_tiers({**(QUICK if arguments.quick else {}), **given}, arguments.out, say=_say)
-    print(table(found))
-    print(f"\nsaved as {path}\nfor a report with these bandwidths: dynalab report --measured {path}")
+    path = _bench(arguments, _BENCH_OPTIONS, QUICK, measure_tiers, table)
+    print(f"for a report with these bandwidths: dynalab report --measured {path}")
     return 0
+
+
+def _bench_net(arguments: argparse.Namespace) -> int:
+    from dynalab.lab.bench_net import QUICK, measure_net, table
+
+    _bench(arguments, _NET_OPTIONS, QUICK, measure_net, table)
+    return 0
+
+
+def _bench_pools(arguments: argparse.Namespace) -> int:
+    from dynalab.lab.bench_pools import QUICK, measure_pools, table
+
+    _bench(arguments, _POOL_OPTIONS, QUICK, measure_pools, table)
+    return 0
+
+
+def _bench(arguments: argparse.Namespace, options: Any, quick: Any, measure: Any, table: Any) -> Any:
+    """Measure as the options say, print the table, and return where the results are."""
+    given = {name: value for _, name, _, _ in options if (value := getattr(arguments, name)) is not None}
+    with _stopped_cleanly():
+        path, found = measure({**(quick if arguments.quick else {}), **given}, arguments.out, say=_say)
+    print(table(found))
+    print(f"\nsaved as {path}")
+    return path
 
 
 def _bench_gpu(arguments: argparse.Namespace) -> int:
