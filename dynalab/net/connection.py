@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from dynalab.errors import ConnectionLost, FrameError
@@ -105,9 +106,14 @@ class ClientConnection(asyncio.BufferedProtocol):
         try:
             responses = self._decoder.buffer_updated(nbytes)
         except FrameError as error:
+            self._take(error.frames_before_error)
             host.counters.bad_frames += 1
             self.abort(ConnectionLost(f"{host.address}: closed the connection, for what came is no response: {error}"))
             return
+        self._take(responses)
+
+    def _take(self, responses: Sequence[bytes | bytearray]) -> None:
+        host = self._host
         unanswered = self.unanswered
         for response in responses:
             if not unanswered:

@@ -71,6 +71,7 @@ class Exchange:
         if session.closed:
             session.endpoint.budget.give(held)
             return
+        session.with_handlers -= held
         session.release(held)
         if self.ready:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from dynalab.errors import FrameError
@@ -37,6 +38,8 @@ class Session(asyncio.BufferedProtocol):
     ----------
     held : int
         Bytes of its requests and responses that are in memory.
+    with_handlers : int
+        Those among them of requests whose handler has not ended.
     frame_since, blocked_since : float, optional
         When the frame that is coming in began, and when the peer stopped reading [s, the loop's time].
     """
@@ -50,12 +53,12 @@ class Session(asyncio.BufferedProtocol):
         self._open: deque[Exchange] = deque()
         self._flush_scheduled = False
         self._held_back = 0
-        self._incoming = 0
         self._wanted = 0
         self._ending = False
         self._taking = False
         self.closed = False
         self.held = 0
+        self.with_handlers = 0
         self.frame_since: float | None = None
         self.blocked_since: float | None = None
         # The transport asks for it at every read: spare it the way through this class.
@@ -73,6 +76,7 @@ class Session(asyncio.BufferedProtocol):
         try:
             frames = self._decoder.buffer_updated(nbytes)
         except FrameError as error:
+            self._take(error.frames_before_error)
             self._refuse(error)
             return
         self._take(frames)
@@ -103,17 +107,15 @@ class Session(asyncio.BufferedProtocol):
         self._open.clear()
         # What handlers hold is theirs until they end; the rest goes back now.
         self.endpoint.budget.forget(self)
-        self.endpoint.budget.give(self.held)
-        self.held = self._incoming = 0
+        self.endpoint.budget.give(self.held - self.with_handlers)
+        self.held = self.with_handlers = 0
         self.endpoint.left(self)
 
     # Requests.
 
-    def _take(self, frames: list[RequestFrame]) -> None:
+    def _take(self, frames: Sequence[RequestFrame]) -> None:
         self._taking = True
         for frame in frames:
-            # Its bytes are its exchange's from now on.
-            self._incoming -= len(frame.payload)
             self._accept(frame)
         self._taking = False
         if not self._decoder.in_frame:
@@ -129,7 +131,9 @@ class Session(asyncio.BufferedProtocol):
         counters = endpoint.counters
         counters.requests += 1
         route = endpoint.routes.get(frame.path)
-        exchange = Exchange(self, frame.wants_status, len(frame.payload))
+        nbytes = len(frame.payload)
+        self.with_handlers += nbytes
+        exchange = Exchange(self, frame.wants_status, nbytes)
         self._open.append(exchange)
         if route is None or endpoint.draining:
             counters.unavailable += 1
@@ -146,6 +150,7 @@ class Session(asyncio.BufferedProtocol):
                 self.answer(exchange, STATUS_OK, b"")
 
     def _turn_away(self, exchange: Exchange, status: int, text: str) -> None:
+        self.with_handlers -= exchange.held
         self.release(exchange.held)
         self.answer(exchange, status, text.encode())
 
@@ -198,8 +203,7 @@ class Session(asyncio.BufferedProtocol):
 
     def _after_writing(self) -> None:
         """Stop or go on reading by what is unanswered, and close if that was all."""
-        unanswered = len(self._open) + len(self._writer.queue)
-        if unanswered >= PIPELINE or (self._writer.paused and unanswered):
+        if len(self._open) + len(self._writer.queue) >= PIPELINE:
             self._hold_back(_ANSWERS)
         elif self._held_back & _ANSWERS:
             self._let_go(_ANSWERS)
@@ -215,7 +219,6 @@ class Session(asyncio.BufferedProtocol):
         elif self.endpoint.budget.take(nbytes, self):
             self._wanted = 0
             self.held += nbytes
-            self._incoming += nbytes
             return True
         self._hold_back(_BYTES)
         return False
@@ -238,13 +241,15 @@ class Session(asyncio.BufferedProtocol):
         try:
             frames = self._decoder.resume()
         except FrameError as error:
+            self._take(error.frames_before_error)
             self._refuse(error)
             return True
         admitted = not self._decoder.blocked
         if admitted:
             self._let_go(_BYTES)
         self._take(frames)
-        return admitted
+        # If its own bound holds it back now, it is no longer in the way of others.
+        return admitted or self._wanted > 0
 
     def _hold_back(self, reason: int) -> None:
         if not self._held_back and self._transport is not None and not self._transport.is_closing():
