@@ -24,7 +24,7 @@ from dynalab.net.call import Call
 from dynalab.net.config import TcpClientConfig
 from dynalab.net.frames import STATUS_FAILED, STATUS_OK, STATUS_OVERLOADED, STATUS_UNAVAILABLE, encode_request_head
 from dynalab.net.host import Host
-from dynalab.net.metrics import ClientCounters, prometheus_text
+from dynalab.net.metrics import ClientCounters, client_dataset, prometheus_text, total
 from dynalab.net.tls import TlsClient
 from dynalab.net.writer import Payload
 
@@ -352,7 +352,7 @@ class TcpConnectionPool:
                 host.close(_closed())
                 del self._hosts[address]
                 self._by_text = {text: known for text, known in self._by_text.items() if known[0] is not host}
-                self._gone = _sum([self._gone, host.counters])
+                self._gone = total([self._gone, host.counters])
         every = max(min(ttl / 2, self.config.request_timeout / 4), 0.01)
         self._sweeper = self.loop.call_later(every, self._sweep)
 
@@ -361,7 +361,7 @@ class TcpConnectionPool:
     @property
     def metrics(self) -> ClientCounters:
         """What was counted, over all addresses."""
-        return _sum([self._gone, *(host.counters for host in self._hosts.values())])
+        return total([self._gone, *(host.counters for host in self._hosts.values())])
 
     def _gauges(self) -> dict[str, tuple[str, float]]:
         open_ = [c for host in self._hosts.values() for c in (*host.connections, *host.retired)]
@@ -375,24 +375,12 @@ class TcpConnectionPool:
 
     def stats(self) -> xr.Dataset:
         """Return what was counted, by address (dimension ``address``), and the connections that are open."""
-        import xarray as xr
-
         hosts = list(self._hosts.values())
-        names = list(ClientCounters.__slots__)
-        data: dict[str, Any] = {
-            name: (
-                "address",
-                [getattr(host.counters, name) for host in hosts],
-                {"units": "bytes" if name.startswith("bytes") else "1", "long_name": _what(name)},
-            )
-            for name in names
-        }
-        data["connections"] = ("address", [len(h.connections) for h in hosts], {"units": "1", "long_name": "open"})
-        return xr.Dataset(
-            data,
-            coords={"address": [str(host.address) for host in hosts]},
-            attrs={f"config_{name}": value for name, value in self.config.model_dump().items() if value is not None},
-        )
+        found = client_dataset({str(host.address): host.counters for host in hosts})
+        attrs = {"units": "1", "long_name": "connections that are open"}
+        found["connections"] = ("address", [len(host.connections) for host in hosts], attrs)
+        settings = self.config.model_dump().items()
+        return found.assign_attrs({f"config_{name}": value for name, value in settings if value is not None})
 
     def prometheus(self) -> str:
         """Return counters and gauges in Prometheus' text format, names ``dynalab_tcp_client_...``."""
@@ -406,11 +394,3 @@ class TcpConnectionPool:
 
 def _closed() -> NetClosed:
     return NetClosed("the client is closed; make a new one")
-
-
-def _what(name: str) -> str:
-    return str(ClientCounters.__dataclass_fields__[name].metadata["what"])
-
-
-def _sum(counters: list[ClientCounters]) -> ClientCounters:
-    return ClientCounters(*(sum(getattr(one, name) for one in counters) for name in ClientCounters.__slots__))

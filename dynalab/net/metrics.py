@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    import xarray as xr
     from prometheus_client.metrics_core import Metric
 
 #: Upper bounds of the histogram of waits for a worker's permit [s], those of Dynamo's work handler.
@@ -59,6 +60,33 @@ class ServerCounters:
     handshake_failures: int = _counter("TLS handshakes that failed")
     bytes_sent: int = _counter("bytes of responses handed to sockets")
     bytes_received: int = _counter("bytes read from sockets")
+
+
+def total(counters: Iterable[ClientCounters]) -> ClientCounters:
+    """Return the sums of all counters."""
+    several = list(counters)
+    return ClientCounters(*(sum(getattr(one, name) for one in several) for name in ClientCounters.__slots__))
+
+
+def client_dataset(counters: Mapping[str, ClientCounters]) -> xr.Dataset:
+    """Return what a client counted over the dimension ``address``.
+
+    Parameters
+    ----------
+    counters : mapping of str to ClientCounters
+        By address.
+    """
+    import xarray as xr
+
+    data = {
+        one.name: (
+            "address",
+            [getattr(each, one.name) for each in counters.values()],
+            {"units": "bytes" if one.name.startswith("bytes") else "1", "long_name": one.metadata["what"]},
+        )
+        for one in fields(ClientCounters)
+    }
+    return xr.Dataset(data, coords={"address": list(counters)})
 
 
 class WaitHistogram:
