@@ -212,6 +212,7 @@ class Acquire(Coroutine[Any, None, PoolItem[T]]):
     """An item that was asked for: ``await`` it, or use it in ``async with``; may be made a task of, too."""
 
     __slots__ = ("_item", "_place", "_pool", "_steps", "_timeout")
+    __name__ = "Pool.acquire"  # for tasks, which tell what they run
 
     _pool: Pool[T]
     _timeout: float | None
