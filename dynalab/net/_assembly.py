@@ -21,10 +21,15 @@ _resize.argtypes = [ctypes.py_object, ctypes.c_ssize_t]
 _resize.restype = ctypes.c_int
 
 
+#: Bytes that are read to see the head of what follows a large payload.
+PEEK_BYTES: Final = 1024
+
+
 class _Scratch(threading.local):
     def __init__(self) -> None:
         self.data = bytearray(SCRATCH_BYTES)
         self.view = memoryview(self.data)
+        self.first = self.view[:PEEK_BYTES]
 
 
 _scratch: Final = _Scratch()
@@ -53,6 +58,8 @@ class Assembly(Generic[Frame]):
         self._stage = 0
         self._body: bytearray | None = None
         self._filled = 0
+        #: Read little at first: after a large payload another is likely, and what comes with its head is copied.
+        self._peek = False
         self._held = bytearray()
         self._held_from = 0
         self._error: FrameError | None = None
@@ -61,7 +68,7 @@ class Assembly(Generic[Frame]):
         """Return where the next bytes are to be received; report them by `buffer_updated` before anything else."""
         if self._body is not None:
             return memoryview(self._body)[self._filled :]
-        return _scratch.view
+        return _scratch.first if self._peek else _scratch.view
 
     def buffer_updated(self, nbytes: int) -> list[Frame]:
         """Take `nbytes` that were received into the last buffer; return the frames that they complete.
@@ -72,6 +79,7 @@ class Assembly(Generic[Frame]):
             If they are no frames; see this module about the frames before the fault.
         """
         if self._body is None:
+            self._peek = False
             return self._take(_scratch.data, _scratch.view, 0, nbytes)
         self._filled += nbytes
         return [] if self._filled < len(self._body) else [self._finish_body(self._body)]
@@ -177,6 +185,7 @@ class Assembly(Generic[Frame]):
 
     def _finish_body(self, body: bytearray) -> Frame:
         self._body, self._filled = None, 0
+        self._peek = True
         return self._finish(body)
 
     def _forget(self) -> None:
