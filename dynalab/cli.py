@@ -24,6 +24,7 @@ _REPORT_OPTIONS = (
     ("--hardware", "hardware", "NAME", "the machine's GPUs, links and disks (default: h100-sxm)"),
     ("--measured", "measured", "FILE", "bandwidths from dynalab bench tiers (default: none, those of the hardware)"),
     ("--measured-link", "measured_link", "gpu|any", "any: believe a host-emulated device's link too (default: gpu)"),
+    ("--measured-net", "measured_net", "FILE", "costs of a request from dynalab bench net (default: assumptions)"),
     ("--device", "device", "SIZE", "GPU memory for KV blocks (default: 40GiB)"),
     ("--host", "host", "SIZE", "pinned host memory for KV blocks (default: 512GiB)"),
     ("--disk", "disk", "SIZE", "disk for KV blocks; 0 for none (default: 4TB)"),
@@ -32,6 +33,7 @@ _REPORT_OPTIONS = (
     ("--budget", "budget", "MONEY", "what the tiers may cost (default: 0, no limit)"),
     ("--duration", "duration_s", "TIME", "length of a synthetic trace, as in 30m (default: 0, the preset's own)"),
     ("--rate", "rate", "RATE", "requests/s of a synthetic trace (default: 0, the preset's own)"),
+    ("--itl", "itl_ms", "TIME", "between output tokens while a request holds its permit (default: 20ms)"),
     ("--speedup", "speedup", "FACTOR", "make arrivals this many times faster (default: 1)"),
     ("--seed", "seed", "N", "seed of every random choice (default: 0)"),
 )
@@ -90,6 +92,7 @@ examples:
   dynalab report
   dynalab report --trace mooncake_conversation.jsonl.gz --model llama-3-70b --device 40GiB --host 512GiB --disk 4TB
   dynalab report --trace mooncake_conversation.jsonl.gz --measured bench/tiers-2026-11-22-162154.nc
+  dynalab report --trace mooncake_conversation.jsonl.gz --measured-net bench/net-2026-11-22-162154.nc --itl 15ms
   dynalab report --trace agent --rate 4 --duration 1h --policy lru,s3fifo,lineage --target-hit-ratio 0.45
 """
 _BENCH_EXAMPLES = """\

@@ -152,18 +152,7 @@ def read_measured(path: str | os.PathLike[str]) -> Measured:
     ConfigError
         If it cannot be read, or holds no bandwidths of tiers.
     """
-    place = Path(path)
-    try:
-        data = place.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"measured: {str(path)!r} cannot be read ({error.strerror}); {_CURE}") from None
-    import xarray as xr
-
-    try:
-        dataset = xr.load_dataset(io.BytesIO(data), engine="h5netcdf")
-    except Exception as error:  # whatever readers of a broken file come upon
-        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(f"measured: {str(path)!r} is not a netCDF file ({why:.100}); {_CURE}") from None
+    place, sha256, dataset = load_measured(path, "measured", _CURE)
     found = dataset.get("bandwidth")
     if found is None or set(found.dims) != set(_DIMS) or not set(_DIMS) <= set(dataset.coords):
         raise ConfigError(f"measured: {str(path)!r} holds no bandwidths of tiers; {_CURE}")
@@ -171,4 +160,33 @@ def read_measured(path: str | os.PathLike[str]) -> Measured:
     values = np.asarray(found.values[np.isfinite(found.values)] if sound else [], np.float64)
     if not values.size or values.min() <= 0 or int(dataset.block_bytes.min()) <= 0:
         raise ConfigError(f"measured: {str(path)!r} holds bandwidths that are none (in B/s, above 0); {_CURE}")
-    return Measured(place, hashlib.sha256(data).hexdigest(), dataset)
+    return Measured(place, sha256, dataset)
+
+
+def load_measured(path: str | os.PathLike[str], field: str, cure: str) -> tuple[Path, str, xr.Dataset]:
+    """Read a netCDF file of measurements: its path, the sha256 of its bytes, and what it holds.
+
+    Parameters
+    ----------
+    path : path-like
+    field, cure : str
+        Name of the parameter and what to do, for errors.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read.
+    """
+    place = Path(path)
+    try:
+        data = place.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{field}: {str(path)!r} cannot be read ({error.strerror}); {cure}") from None
+    import xarray as xr
+
+    try:
+        dataset = xr.load_dataset(io.BytesIO(data), engine="h5netcdf")
+    except Exception as error:  # whatever readers of a broken file come upon
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(f"{field}: {str(path)!r} is not a netCDF file ({why:.100}); {cure}") from None
+    return place, hashlib.sha256(data).hexdigest(), dataset

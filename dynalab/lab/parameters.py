@@ -17,6 +17,7 @@ from dynalab.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from dynalab.lab.measured import Measured
+    from dynalab.lab.measured_net import MeasuredNet
     from dynalab.workload import HardwareSpec, ModelSpec, Trace
 
 _TIERS = ("device", "host", "disk")
@@ -39,6 +40,8 @@ class ReportParameters(BaseModel):
         A file that ``dynalab bench tiers`` has written, whose bandwidths take the place of the hardware's; empty: none.
     measured_link : {"gpu", "any"}
         Take the link between GPU and host from a measurement on a GPU only, or on a host-emulated device too.
+    measured_net : str
+        A file that ``dynalab bench net`` has written: what a request costs on a connection; empty: assumptions.
     device, host, disk : str
         Bytes of KV cache per tier, as in "40GiB". At least one must be above zero.
     block_tokens : int
@@ -51,6 +54,8 @@ class ReportParameters(BaseModel):
         Money for the tiers, in the currency of the hardware's prices; 0 sets no limit.
     duration_s, rate : float
         Length in seconds and requests/s of a synthetic trace; 0 takes the preset's own. Only for presets.
+    itl_ms : float
+        Milliseconds from one output token to the next, while a request holds its permit; "20ms" is read, too.
     speedup : float
         Arrivals are made this many times faster.
     seed : int
@@ -71,6 +76,7 @@ class ReportParameters(BaseModel):
     hardware: str = "h100-sxm"
     measured: str = ""
     measured_link: Literal["gpu", "any"] = "gpu"
+    measured_net: str = ""
     device: str = "40GiB"
     host: str = "512GiB"
     disk: str = "4TB"
@@ -80,6 +86,7 @@ class ReportParameters(BaseModel):
     budget: float = Field(default=0.0, ge=0)
     duration_s: float = Field(default=0.0, ge=0)
     rate: float = Field(default=0.0, ge=0)
+    itl_ms: float = Field(default=20.0, ge=0)
     speedup: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
 
@@ -99,6 +106,14 @@ class ReportParameters(BaseModel):
     @classmethod
     def _duration(cls, value: object) -> float:
         return parse_duration(value, field="duration_s")
+
+    @field_validator("itl_ms", mode="before")
+    @classmethod
+    def _milliseconds(cls, value: object) -> object:
+        # A number is one of milliseconds, as the name says; a text with a unit may name any.
+        if isinstance(value, str) and re.search(r"[a-zµμ]\s*$", value, re.IGNORECASE):
+            return round(1e3 * parse_duration(value, field="itl_ms"), 9)
+        return value
 
     @field_validator("policies", mode="before")
     @classmethod
@@ -139,6 +154,16 @@ class ReportParameters(BaseModel):
         read_measured(value)
         return os.path.abspath(value)
 
+    @field_validator("measured_net")
+    @classmethod
+    def _measured_net(cls, value: str) -> str:
+        from dynalab.lab.measured_net import read_measured_net
+
+        if not value:
+            return value
+        read_measured_net(value)
+        return os.path.abspath(value)
+
     @model_validator(mode="after")
     def _consistent(self) -> ReportParameters:
         if not any(self.tier_bytes().values()):
@@ -158,6 +183,12 @@ class ReportParameters(BaseModel):
         from dynalab.lab.measured import read_measured
 
         return read_measured(self.measured) if self.measured else None
+
+    def net_measurement(self) -> MeasuredNet | None:
+        """Return what was measured of the network, if anything."""
+        from dynalab.lab.measured_net import read_measured_net
+
+        return read_measured_net(self.measured_net) if self.measured_net else None
 
     def machine(self, model: ModelSpec, block_bytes: int) -> HardwareSpec:
         """Return the hardware with GPUs enough for a model, and with the bandwidths that were measured.
@@ -240,12 +271,14 @@ class ReportParameters(BaseModel):
         Call it on resolved parameters: it needs ``trace_sha256``.
         """
         values = self.model_dump() | self.tier_bytes()
-        for name in ("model", "hardware", "measured"):
+        for name in ("model", "hardware", "measured", "measured_net"):
             if os.path.isfile(values[name]):
                 values[name] = "sha256:" + hashlib.sha256(Path(values[name]).read_bytes()).hexdigest()
         del values["trace"]
         if not self.measured:
             del values["measured"], values["measured_link"]
+        if not self.measured_net:
+            del values["measured_net"]
         return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:10]
 
     def default_name(self) -> str:

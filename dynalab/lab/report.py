@@ -23,7 +23,7 @@ _MADE_BY_NOTEBOOK = ("results.nc", "recommendation.yaml")
 #: What a rename onto a folder that is there already answers.
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
 #: Parameters for which 0 or nothing means "not asked for": not worth a line on the page.
-_OFF_WHEN_ZERO = ("measured", "block_tokens", "target_hit_ratio", "budget", "duration_s", "rate")
+_OFF_WHEN_ZERO = ("measured", "measured_net", "block_tokens", "target_hit_ratio", "budget", "duration_s", "rate")
 #: Attempts to put the new folder into place while another run of the same parameters does the same.
 _SWAPS = 20
 

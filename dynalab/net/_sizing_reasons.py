@@ -29,33 +29,34 @@ def reasons(settings: Mapping[str, str], evidence: Mapping[str, Any]) -> dict[st
         int(settings[f"DYN_TCP_{name}"])
         for name in ("POOL_SIZE", "CHANNEL_BUFFER", "WORKER_POOL_SIZE", "WORK_QUEUE_SIZE", "REQUEST_TIMEOUT")
     )
-    wait, share = format_duration(e["wait_target_s"]), _percent(e["wait_share"])
-    peak = f"{e['rate_peak']:,.4g} requests/s in the busiest {format_duration(e['window_s'])}"
+    wait, share = _time(e["wait_target_s"]), _percent(e["wait_share"])
+    peak = f"{e['rate_peak']:,.4g} requests/s in the busiest {_time(e['window_s'])}"
     return {
         "DYN_TCP_POOL_SIZE": _connections(e, connections) if reply else _carriers(e, connections, peak),
         "DYN_TCP_CHANNEL_BUFFER": (
             f"{connections} x {slots} in flight hold the {e['in_flight']} that a worker takes on (permits and queue)"
             if reply
-            else f"a request is in flight for about {format_duration(e['rtt_s'] + e['connection_s'])}, until it is "
-            f"acknowledged: at most {e['in_flight']} at once in the trace, and {connections} x {slots} hold twice that"
+            else f"a request is in flight for about {_time(e['rtt_s'] + e['connection_s'])}, until it is "
+            f"acknowledged: at most {e['in_flight']} at once in the trace, and {connections} x {slots} leave room for "
+            "twice as many"
         ),
         "DYN_TCP_WORKER_POOL_SIZE": (
-            f"{peak}, {format_duration(e['service_mean_s'])} each, keep {e['load_peak']:,.4g} permits in use; for "
+            f"{peak}, {_time(e['service_mean_s'])} each, keep {e['load_peak']:,.4g} permits in use; for "
             f"{share} of requests to wait {wait} at most, G/G/c needs {e['permits_by_formula']} and the trace itself "
-            f"{e['permits_by_replay']}; with {permits} it is {format_duration(e['wait_replayed_s'])}; its peak "
+            f"{e['permits_by_replay']}; with {permits} it is {_time(e['wait_replayed_s'])}; its peak "
             f"concurrency, {e['concurrency_peak']}, would be without any wait"
         ),
         "DYN_TCP_WORK_QUEUE_SIZE": (
-            f"{permits} permits at {format_duration(e['service_mean_s'])} each serve {e['queue_useful']} in the "
-            f"{format_duration(e['patience_s'])} that a wait is of use: a longer queue only keeps requests that nobody "
+            f"{permits} permits at {_time(e['service_mean_s'])} each serve {e['queue_useful']} in the "
+            f"{_time(e['patience_s'])} that a wait is of use: a longer queue only keeps requests that nobody "
             f"waits for; {queue} take {format_size(e['queue_bytes'])}; the longest queue of the trace is "
             f"{e['queue_longest']}, and at a lasting peak {e['rejected_at_peak']:.2g} of requests would be refused"
         ),
         "DYN_TCP_REQUEST_TIMEOUT": (
-            f"a reply may take {format_duration(e['slowest_answer_s'])}: the longest useful wait, and the service that "
+            f"a reply may take {_time(e['slowest_answer_s'])}: the longest useful wait, and the service that "
             "one in a thousand exceeds"
             if reply
-            else f"an acknowledgement takes {format_duration(e['slowest_answer_s'])} at most (1 in 1,000 longer), "
+            else f"an acknowledgement takes {_time(e['slowest_answer_s'])} at most (1 in 1,000 longer), "
             f"handling not included; {timeout} s leave room for a pause of a process"
         ),
     }
@@ -66,13 +67,13 @@ def _connections(e: Mapping[str, Any], connections: int) -> str:
         return "one connection for each request in flight: with fewer, replies in order would wait for slower ones"
     return (
         f"replies leave in the order of requests: with {connections} connections {_percent(e['wait_share'])} of them "
-        f"are held up behind a slower one for {format_duration(e['blocked_s'])} at most"
+        f"are held up behind a slower one for {_time(e['blocked_s'])} at most"
     )
 
 
 def _carriers(e: Mapping[str, Any], connections: int, peak: str) -> str:
     return (
-        f"{peak}, each on a connection for {format_duration(e['connection_s'])}: {connections} are "
+        f"{peak}, each on a connection for {_time(e['connection_s'])}: {connections} are "
         f"{100 * e['connection_load']:.2g}% busy; two at least, so that one may break"
     )
 
@@ -82,7 +83,8 @@ def warnings(settings: Mapping[str, str], evidence: Mapping[str, Any]) -> list[s
     e = evidence
     permits, queue = int(settings["DYN_TCP_WORKER_POOL_SIZE"]), int(settings["DYN_TCP_WORK_QUEUE_SIZE"])
     found = [
-        "service times are taken as they are: a worker that slows down with concurrency needs fewer permits, not more"
+        "service times are taken as they are: where a worker slows down with concurrency, permits beyond its knee only "
+        "slow it down"
     ]
     if e["requests_left_out"]:
         found.append(
@@ -105,3 +107,7 @@ def warnings(settings: Mapping[str, str], evidence: Mapping[str, Any]) -> list[s
 
 def _percent(share: float) -> str:
     return f"{100 * share:.6g}%"
+
+
+def _time(seconds: float) -> str:
+    return format_duration(float(f"{seconds:.3g}"))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import xarray as xr
+import yaml
 from bench_data import dataset, on_gpu, saved
+from net_bench_data import kept
 
 from dynalab.errors import ConfigError
 from dynalab.lab.measured import read_measured
+from dynalab.lab.measured_net import read_measured_net
 from dynalab.lab.parameters import ReportParameters
+from dynalab.net import TcpClientConfig, TcpServerConfig
 from dynalab.workload import hardware_spec, model_spec
 
 H100 = hardware_spec("h100-sxm")
@@ -199,7 +205,13 @@ def test_the_machine_of_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_report_tells_of_each_bandwidth_where_it_comes_from(tmp_path: Path, trace: Path) -> None:
     from dynalab.lab.report import build_report
 
-    parameters = ReportParameters(trace=str(trace), measured=str(saved(tmp_path / "a.nc")), device="1GiB")
+    parameters = ReportParameters(
+        trace=str(trace),
+        measured=str(saved(tmp_path / "a.nc")),
+        measured_net=str(kept(tmp_path / "net.nc")),
+        device="1GiB",
+        itl_ms="10ms",
+    )
     report = build_report(parameters, tmp_path / "out", progress=False)
     results = xr.load_dataset(report.folder / "results.nc")
     assert results.attrs["measured_sha256"] == read_measured(tmp_path / "a.nc").sha256
@@ -211,3 +223,18 @@ def test_a_report_tells_of_each_bandwidth_where_it_comes_from(tmp_path: Path, tr
     page = report.html.read_text()
     assert "host-emulated device: not used" in page
     assert "measured here: 1 MiB blocks" in page
+
+    # The request plane: its settings are those of the file, each with a reason, and named where they come from.
+    network = yaml.safe_load((report.folder / "recommendation.yaml").read_text())["network"]
+    assert set(network["settings"]) == set(network["reasons"])
+    assert TcpClientConfig.from_env(network["settings"]).size == int(network["settings"]["DYN_TCP_POOL_SIZE"])
+    permits = TcpServerConfig.from_env(network["settings"]).max_concurrency
+    assert permits == max(network["evidence"]["permits_by_formula"], network["evidence"]["permits_by_replay"])
+    assert "10 ms (parameter itl_ms, assumed)" in network["assumptions"]["time a permit is held"]
+    assert "(net.nc)" in network["assumptions"]["round trip"]
+    text = html.unescape(re.sub("<[^>]+>", "", page))
+    for name, value in network["settings"].items():
+        assert f"export {name}={value}" in text
+    assert network["reasons"]["DYN_TCP_WORKER_POOL_SIZE"] in text
+    assert results.attrs["measured_net_sha256"] == read_measured_net(tmp_path / "net.nc").sha256
+    assert json.loads(results.attrs["network"])["settings"] == network["settings"]
