@@ -13,9 +13,9 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
-from dynalab.net.client import TcpConnectionPool
 from dynalab.net.bench_echo import EchoClient
 from dynalab.net.bench_load import Call
+from dynalab.net.client import TcpConnectionPool
 
 #: The largest payload, and more requests at once than any client makes.
 MOST_BYTES, PLACES = 1 << 20, 1024

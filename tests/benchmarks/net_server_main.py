@@ -15,8 +15,8 @@ from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from net_peers import MOST_BYTES, PLACES
 
-from dynalab.net.endpoint import SharedTcpEndpoint
 from dynalab.net.bench_echo import EchoServer
+from dynalab.net.endpoint import SharedTcpEndpoint
 
 HOST = "127.0.0.1"
 

@@ -2,7 +2,7 @@
 
 Run with ``python -m pytest tests/benchmarks/test_net_speed.py --benchmark-only -s``.
 
-All take turns of half a second, in another order in every round, and every round's rates are divided by each other:
+All take turns of a third of a second, in another order in every round, and every round's rates are divided by each other:
 other work on the machine slows down all of them. Of aiohttp's two servers the faster one counts. The bare echo has one
 connection for each caller, parses nothing, and sends back what arrives while more arrives. Bars, for asyncio's own loop
 and a handler that is a coroutine: three times aiohttp's requests/s, 0.7 times the bare echo's, and no later p99 than
@@ -26,7 +26,7 @@ from dynalab.units import format_duration, format_size
 
 AIOHTTP_BAR, BARE_BAR = 3.0, 0.7
 PAYLOADS, CONCURRENCY = (64, 4 << 10, 1 << 20), (1, 16, 256)
-ROUNDS, SECONDS, WARM = 5, 0.5, 0.1
+ROUNDS, SECONDS, WARM = 9, 0.3, 0.1
 AIOHTTP = ("aiohttp", "aiohttp app")
 
 
