@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from dynalab.errors import FrameError, HandlerFailed, NetError, ServerOverloaded, ServerUnavailable
+from dynalab.net.frames import STATUS_FAILED, STATUS_OK, STATUS_OVERLOADED, STATUS_UNAVAILABLE
 from dynalab.net.writer import Payload
 
 if TYPE_CHECKING:
     from dynalab.net.connection import ClientConnection
+    from dynalab.net.host import Host
 
 
 class Call:
@@ -52,3 +55,39 @@ class Call:
         if self.connection is not None:
             self.connection.abandoned(self)
         self.payload = b""
+
+
+def flat(payload: Payload) -> memoryview:
+    """Return a view of any payload as bytes.
+
+    Raises
+    ------
+    FrameError
+        If it has none.
+    """
+    try:
+        return memoryview(payload).cast("B")
+    except TypeError as error:
+        raise FrameError(f"payload: {type(payload).__name__} cannot be sent as bytes ({error}); encode it") from None
+
+
+def body_of(response: bytes | bytearray, call: Call, host: Host) -> bytes | bytearray:
+    """Take the status off a response, and raise the error that it stands for."""
+    status = response[0]
+    if isinstance(response, bytearray):
+        # In place: a bytearray moves its beginning, not its content.
+        del response[:1]
+    else:
+        response = response[1:]
+    if status == STATUS_OK:
+        return response
+    text = response.decode(errors="replace")
+    if status == STATUS_FAILED:
+        host.counters.failed += 1
+        raise HandlerFailed(f"{host.address}: the handler of {call.path!r} failed: {text}")
+    host.counters.rejected += 1
+    if status == STATUS_OVERLOADED:
+        raise ServerOverloaded(f"{host.address}: {text}")
+    if status == STATUS_UNAVAILABLE:
+        raise ServerUnavailable(f"{host.address}: {text}")
+    raise NetError(f"{host.address}: refused the request: {text}")

@@ -12,17 +12,16 @@ from dynalab.errors import (
     CannotConnect,
     ConfigError,
     ConnectionLost,
-    HandlerFailed,
     NetClosed,
     NetError,
     RequestTimeout,
     ServerOverloaded,
-    ServerUnavailable,
+    unknown,
 )
 from dynalab.net.address import Address, parse_address
-from dynalab.net.call import Call
+from dynalab.net.call import Call, body_of, flat
 from dynalab.net.config import TcpClientConfig
-from dynalab.net.frames import STATUS_FAILED, STATUS_OK, STATUS_OVERLOADED, STATUS_UNAVAILABLE, encode_request_head
+from dynalab.net.frames import encode_request_head
 from dynalab.net.host import Host
 from dynalab.net.metrics import ClientCounters, client_dataset, prometheus_text, total
 from dynalab.net.tls import TlsClient
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Retry = Literal["safe", "always", "never"]
+_RETRIES = ("safe", "always", "never")
 #: Timeouts are looked after this often at most [s].
 _TICK = 0.005
 
@@ -92,6 +92,11 @@ class TcpConnectionPool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gone = ClientCounters()
 
+    @classmethod
+    def from_env(cls, **settings: Any) -> Self:
+        """Return a client set up by ``DYN_TCP_*`` and ``DYN_TCP_TLS_*``; `settings` win over variables."""
+        return cls(config=TcpClientConfig.from_env(**settings), tls=TlsClient.from_env())
+
     async def __aenter__(self) -> Self:
         self._bind()
         return self
@@ -148,8 +153,10 @@ class TcpConnectionPool:
         if known is None or self.closed:
             known = self._known(address)
         host, default = known
+        if retry not in _RETRIES:
+            raise unknown("retry", retry, _RETRIES)
         if not isinstance(payload, bytes):
-            payload = memoryview(payload).cast("B")
+            payload = flat(payload)
         name = default if path is None else path
         head = encode_request_head(name, headers, len(payload), self.config.max_message)
         loop = self.loop
@@ -157,6 +164,8 @@ class TcpConnectionPool:
         host.last_used = now
         host.counters.requests += 1
         seconds = self.config.request_timeout if timeout is None else timeout
+        if not seconds > 0:
+            raise ConfigError(f"timeout: {timeout!r} is no time to wait; give seconds above 0")
         call = Call(head, payload, name or "", now + seconds, loop.create_future())
         try:
             return await self._once(host, call, seconds)
@@ -192,24 +201,7 @@ class TcpConnectionPool:
             raise CannotConnect(str(error)) from error.__cause__
         finally:
             calls.discard(call)
-        status = response[0]
-        if isinstance(response, bytearray):
-            # In place: a bytearray moves its beginning, not its content.
-            del response[:1]
-        else:
-            response = response[1:]
-        if status == STATUS_OK:
-            return response
-        text = response.decode(errors="replace")
-        if status == STATUS_FAILED:
-            counters.failed += 1
-            raise HandlerFailed(f"{host.address}: the handler of {call.path!r} failed: {text}")
-        counters.rejected += 1
-        if status == STATUS_OVERLOADED:
-            raise ServerOverloaded(f"{host.address}: {text}")
-        if status == STATUS_UNAVAILABLE:
-            raise ServerUnavailable(f"{host.address}: {text}")
-        raise NetError(f"{host.address}: refused the request: {text}")
+        return body_of(response, call, host)
 
     async def _again(self, host: Host, call: Call, seconds: float, retry: Retry, error: Exception) -> bytes | bytearray:
         """Retry after `error`, as often as the configuration allows, within the deadline of `call`."""

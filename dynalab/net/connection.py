@@ -82,7 +82,8 @@ class ClientConnection(asyncio.BufferedProtocol):
     @property
     def live(self) -> bool:
         """Whether anybody waits for a response."""
-        return bool(self.writer.queue) or any(not call.future.done() for call in self.unanswered)
+        queued = (cast(Call, owner) for _, _, owner in self.writer.queue)
+        return any(not call.future.done() for call in (*self.unanswered, *queued))
 
     def abort(self, error: Exception) -> None:
         """Close at once: whoever waits gets `error`, or its request is tried elsewhere if it was not begun."""

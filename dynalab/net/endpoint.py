@@ -64,6 +64,11 @@ class SharedTcpEndpoint:
         self._closed = False
         self._workers: Workers | None = None
 
+    @classmethod
+    def from_env(cls, **settings: Any) -> Self:
+        """Return an endpoint set up by ``DYN_TCP_*`` and ``DYN_TCP_TLS_*``; `settings` win over variables."""
+        return cls(config=TcpServerConfig.from_env(**settings), tls=TlsServer.from_env())
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
