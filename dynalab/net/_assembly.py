@@ -109,9 +109,9 @@ class Assembly(Generic[Frame]):
         FrameError
             If they end inside a frame.
         """
-        if self.in_frame and not self.blocked and self._error is None:
+        if self.in_frame and not self.blocked:
             raise FrameError(
-                f"{self._what}: the peer ended the stream {self.pending} bytes into a frame; send it again"
+                f"{self._what}: the peer ended the stream {self.pending} bytes into a frame; see there why"
             )
 
     @property

@@ -164,7 +164,7 @@ class RequestDecoder(Assembly[RequestFrame]):
                 return 0
             self._stage = 4
             return len(begun) + self._length
-        frames.append(self._finish(bytes(begun[self._last.size :])))
+        frames.append(self._finish(memoryview(begun)[self._last.size :].tobytes()))
         self._forget()
         return 0
 
@@ -243,7 +243,7 @@ class ResponseDecoder(Assembly[bytes | bytearray]):
 
     def _step(self, begun: bytearray, frames: list[bytes | bytearray]) -> int:
         if self._stage:
-            frames.append(bytes(begun[4:]))
+            frames.append(memoryview(begun)[4:].tobytes())
             self._forget()
             return 0
         length = _U32(begun)[0]

@@ -32,6 +32,7 @@ from plain_decoder import Plain, plain_requests, plain_responses  # noqa: E402
 
 from dynalab.errors import FrameError  # noqa: E402
 
+SHARED = decoding.ResponseDecoder().get_buffer(-1).obj
 # Small, so that inputs of some hundred bytes reach what large payloads, long heads and full caches take.
 SMALL, LONGEST_HEAD, MOST_HEADS = 16, 48, 2
 LIMITS = (64, 300, 4096, 32 * 2**20)
@@ -143,7 +144,7 @@ def receive(one: Any, buffer: memoryview, piece: bytes, stream: bytes) -> list[A
         error.frames_before_error = tuple(as_plain(frame) for frame in error.frames_before_error)
         raise
     finally:
-        if len(buffer) == decoding.SCRATCH_BYTES:
+        if buffer.obj is SHARED:
             buffer[: n + len(stale)] = b"\xaa" * (n + len(stale))
     assert copies == [as_plain(frame) for frame in frames], "a frame changed with the shared buffer"
     return frames

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from plain_decoder import plain_requests, plain_responses
 
 from dynalab.errors import FrameError
+from dynalab.net._assembly import PEEK_BYTES
 from dynalab.net.decoder import SCRATCH_BYTES, SMALL, RequestDecoder, ResponseDecoder
 from dynalab.net.frames import encode_request_head, encode_response_head
 
@@ -161,9 +162,30 @@ def test_a_large_payload_is_received_in_place(kind) -> None:
     (frame,) = receive(decoder, stream[1000:], 100_000)
     assert (frame.payload if kind is RequestDecoder else frame) is body
     assert body == payload
-    assert len(decoder.get_buffer(-1)) == SCRATCH_BYTES
+    # Its head alone is asked for next, so that a payload behind it is received in place, too; then all there is.
+    assert len(decoder.get_buffer(-1)) == PEEK_BYTES
+    assert receive(decoder, stream[:3]) == []
     rest.release()
     body += b"x"
+
+
+@pytest.mark.parametrize("kind", [RequestDecoder, ResponseDecoder])
+def test_after_a_large_payload_the_next_one_is_received_in_place_but_for_its_first_bytes(kind) -> None:
+    size = 2 * 2**20
+    one = (request("a", b"x" * size) if kind is RequestDecoder else encode_response_head(size) + b"x" * size) * 2
+    decoder = kind()
+    (first,) = receive(decoder, one[: len(one) // 2])
+    peek = decoder.get_buffer(-1)
+    assert len(peek) == PEEK_BYTES
+    assert peek.obj is kind().get_buffer(-1).obj, "it is the shared buffer's beginning"
+    peek[:] = one[:PEEK_BYTES]
+    assert decoder.buffer_updated(PEEK_BYTES) == []
+    assert len(decoder.get_buffer(-1)) == len(one) // 2 - PEEK_BYTES
+    (second,) = receive(decoder, one[PEEK_BYTES : len(one) // 2])
+    assert getattr(first, "payload", first) == getattr(second, "payload", second) == b"x" * size
+    # Where something small follows, reading goes on as before.
+    assert len(receive(decoder, request("b") if kind is RequestDecoder else encode_response_head(0))) == 1
+    assert len(decoder.get_buffer(-1)) == SCRATCH_BYTES
 
 
 def test_a_large_payload_may_also_be_fed_with_what_follows() -> None:
