@@ -62,7 +62,9 @@ class MeasuredNet:
         rtt = float(alone.latency.sel(percentile=50.0).min())
         rate = float(small.request_rate.max())
         nbytes = int(large.payload_bytes)
-        of = f"{self.facts['measured_net_machine']}, over 127.0.0.1, {self.facts['measured_net_at']} ({self.path.name})"
+        facts = self.facts
+        where = f"{facts['measured_net_machine']}, over 127.0.0.1 (no network between)"
+        of = f"{where}, {facts['measured_net_at']} ({self.path.name})"
         return {
             "rtt_s": (rtt, f"measured here: median of {format_size(int(small.payload_bytes))} requests alone, {of}"),
             "per_request_s": (1 / rate, f"measured here: {rate:,.0f} requests/s of that size at most, {of}"),

@@ -25,7 +25,9 @@ def test_costs_are_those_of_quick_handlers(tmp_path: Path) -> None:
         {"rtt_s": 1 / 5e3, "per_request_s": 1 / 2e4, "bandwidth": 500 * 2**20}
     )
     assert set(costs) == set(assumed_costs())
-    assert costs["rtt_s"][1].startswith("measured here: median of 64 B requests alone, A CPU, 8 cores, over 127.0.0.1")
+    assert costs["rtt_s"][1].startswith(
+        "measured here: median of 64 B requests alone, A CPU, 8 cores, over 127.0.0.1 (no"
+    )
     assert "requests of 1 MiB" in costs["bandwidth"][1]
     assert all(source.startswith("assumed: ") for _, source in assumed_costs().values())
 
