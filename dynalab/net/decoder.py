@@ -80,8 +80,8 @@ class _Head(NamedTuple):
     wants_status: bool
 
 
-# Longer than any stream, so that a scan finds no frame that begins like this.
-_NO_HEAD: Final = _Head(b"", 2**62, "", _NO_HEADERS, False)
+# What no valid request begins with; and longer than any stream, so that a scan leaves what does to be refused.
+_NO_HEAD: Final = _Head(b"\0\0", 2**62, "", _NO_HEADERS, False)
 
 
 class RequestDecoder(Assembly[RequestFrame]):
