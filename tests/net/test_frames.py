@@ -44,6 +44,12 @@ def test_the_status_header_joins_those_of_the_caller() -> None:
     assert given_headers == {"trace": "1"}
 
 
+def test_heads_with_and_without_the_status_header_are_not_confused() -> None:
+    for _ in range(2):
+        assert plain("both", None, 7) == b"\0\x04both\0\x02{}\0\0\0\x07"
+        assert encode_request_head("both", None, 7) == b'\0\x04both\0\x14{"x-reply":"status"}\0\0\0\x07'
+
+
 def test_the_path_may_come_by_header() -> None:
     by_header = plain(None, {"x-endpoint-path": "generate"}, 3)
     assert by_header[:10] == b"\0\x08generate"
