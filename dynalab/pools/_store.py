@@ -138,9 +138,7 @@ class Store(Generic[T]):
         with self._lock:
             if waiter.state == State.WAITING:
                 self._waiters.pop(waiter, None)
-                waiter.state = State.EXPIRED
-                self._timeouts += 1
-                waiter.ring()
+                self._timeouts += waiter.tell(State.EXPIRED)
         if self._orphans:
             self._drain()
 
@@ -184,11 +182,8 @@ class Store(Generic[T]):
             # Handed over, not put back: who comes now must not overtake who has waited.
             waiter, _ = self._waiters.popitem(last=False)
             waiter.value = value
-            waiter.state = State.GIVEN
-            if waiter.ring():
+            if waiter.tell(State.GIVEN):
                 return
-            # He was cancelled and has not run yet: he leaves when he does.
-            waiter.state = State.WAITING
         if self._closed:
             self._home.append(value)
             self._ring_closers()
@@ -247,8 +242,7 @@ class Store(Generic[T]):
         """Send everybody away who waits; the lock is held."""
         while self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
-            waiter.state = state
-            waiter.ring()
+            waiter.tell(state)
 
     def _ring_closers(self) -> None:
         if not self._in_use():

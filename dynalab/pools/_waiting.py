@@ -39,8 +39,17 @@ class Waiter:
     state: int
     value: Any
 
+    def tell(self, state: int) -> bool:
+        """Wake who waits; False where he was cancelled and has not run yet: he leaves when he does."""
+        # Told first: a thread may run before the bell has done ringing.
+        self.state = state
+        if self.ring():
+            return True
+        self.state = State.WAITING
+        return False
+
     def ring(self) -> bool:
-        """Wake who waits; False where he cannot be woken any more, and another one must be served."""
+        """Ring the bell; False if nobody hears it."""
         raise NotImplementedError
 
 

@@ -141,7 +141,7 @@ def test_cancelled_and_timed_out_in_one_turn():
             task = asyncio.create_task(pool.acquire(timeout=1000))
             await asyncio.sleep(0)
             waiter = next(iter(pool._waiters))
-            actions = [task.cancel, lambda waiter=waiter: pool._expire(waiter)]
+            actions = [task.cancel, lambda pool=pool, waiter=waiter: pool._expire(waiter)]
             for action in actions if cancel_first else reversed(actions):
                 action()
             with pytest.raises(asyncio.CancelledError):

@@ -218,7 +218,7 @@ def test_a_crowd_of_threads_with_times_that_are_up_loses_and_doubles_nothing():
 
     def work(number):
         draw = random.Random(number)
-        for _ in range(60):
+        for _ in range(300):
             try:
                 with pool.acquire(timeout=draw.choice([None, None, 0, 1e-5, 1e-4, 1e-3])) as item:
                     holders[item.value] += 1
@@ -243,7 +243,7 @@ def test_a_crowd_of_threads_with_times_that_are_up_loses_and_doubles_nothing():
     assert wrong == []
     assert sorted(pool.close_and_wait(timeout=10)) == [0, 1, 2, 3]
     # Who set no time was served: a third of the calls at least.
-    assert min(served) >= 10
-    assert (metrics.acquires, metrics.acquires + metrics.timeouts) == (sum(served), 24 * 60)
+    assert min(served) >= 50
+    assert (metrics.acquires, metrics.acquires + metrics.timeouts) == (sum(served), 24 * 300)
     assert (metrics.in_use, metrics.waiting, metrics.high_water) == (0, 0, 4)
     assert not [thread for thread in workers if thread.is_alive()]
