@@ -102,7 +102,7 @@ class Exchange:
 
     def begin(self) -> bool:
         """Be written: what it held is on its way."""
-        self.session.release(self.to_send)
+        self.session.sent(self.to_send)
         return True
 
 

@@ -53,7 +53,8 @@ class Session(asyncio.BufferedProtocol):
         self._open: deque[Exchange] = deque()
         self._flush_scheduled = False
         self._held_back = 0
-        self._wanted = 0
+        self._incoming = 0
+        self._wanted: int | None = None
         self._ending = False
         self._taking = False
         self.closed = False
@@ -105,10 +106,12 @@ class Session(asyncio.BufferedProtocol):
         self.frame_since = self.blocked_since = None
         self._writer.withdraw()
         self._open.clear()
-        # What handlers hold is theirs until they end; the rest goes back now.
-        self.endpoint.budget.forget(self)
-        self.endpoint.budget.give(self.held - self.with_handlers)
-        self.held = self.with_handlers = 0
+        # What handlers hold is theirs until they end; the rest goes back now: one payload at most, and responses.
+        budget = self.endpoint.budget
+        budget.forget(self)
+        budget.give(self._incoming)
+        budget.sent(self.held - self.with_handlers - self._incoming)
+        self.held = self.with_handlers = self._incoming = 0
         self.endpoint.left(self)
 
     # Requests.
@@ -132,6 +135,7 @@ class Session(asyncio.BufferedProtocol):
         counters.requests += 1
         route = endpoint.routes.get(frame.path)
         nbytes = len(frame.payload)
+        self._incoming -= nbytes
         self.with_handlers += nbytes
         exchange = Exchange(self, frame.wants_status, nbytes)
         self._open.append(exchange)
@@ -174,7 +178,7 @@ class Session(asyncio.BufferedProtocol):
         exchange.to_send = nbytes = len(body)
         if nbytes:
             self.held += nbytes
-            self.endpoint.budget.used += nbytes
+            self.endpoint.budget.replies += nbytes
         waiting, queue, most = self._open, self._writer.queue, self.endpoint.config.max_message
         while waiting and waiting[0].ready:
             first = waiting.popleft()
@@ -217,39 +221,45 @@ class Session(asyncio.BufferedProtocol):
         if self.held and self.held + nbytes > self.endpoint.config.connection_bytes:
             self._wanted = nbytes
         elif self.endpoint.budget.take(nbytes, self):
-            self._wanted = 0
             self.held += nbytes
+            self._incoming += nbytes
             return True
         self._hold_back(_BYTES)
         return False
 
     def release(self, nbytes: int) -> None:
-        """Give bytes back, and read on if that makes room."""
-        if not nbytes:
-            return
+        """Give the bytes of a payload back."""
+        if nbytes:
+            self.endpoint.budget.give(nbytes)
+            self._make_room(nbytes)
+
+    def sent(self, nbytes: int) -> None:
+        """Give the bytes of a response back."""
+        if nbytes:
+            self.endpoint.budget.sent(nbytes)
+            self._make_room(nbytes)
+
+    def _make_room(self, nbytes: int) -> None:
         self.held -= nbytes
-        self.endpoint.budget.give(nbytes)
         wanted = self._wanted
-        if wanted and (not self.held or self.held + wanted <= self.endpoint.config.connection_bytes):
-            self._wanted = 0
+        if wanted is not None and (not self.held or self.held + wanted <= self.endpoint.config.connection_bytes):
+            self._wanted = None
+            # Later, for requests that were read before may not have been taken yet.
             self._loop.call_soon(self.bytes_free)
 
-    def bytes_free(self) -> bool:
-        """Read on, if there is room now; return whether there was."""
+    def bytes_free(self) -> None:
+        """Read on, if there is room now."""
         if self.closed or not self._held_back & _BYTES:
-            return True
+            return
         try:
             frames = self._decoder.resume()
         except FrameError as error:
             self._take(error.frames_before_error)
             self._refuse(error)
-            return True
-        admitted = not self._decoder.blocked
-        if admitted:
+            return
+        if not self._decoder.blocked:
             self._let_go(_BYTES)
         self._take(frames)
-        # If its own bound holds it back now, it is no longer in the way of others.
-        return admitted or self._wanted > 0
 
     def _hold_back(self, reason: int) -> None:
         if not self._held_back and self._transport is not None and not self._transport.is_closing():
