@@ -74,7 +74,8 @@ class BasePool(Store[T], Generic[T]):
         PoolError
             If an unhealthy value could not be replaced.
         """
-        place = here(sys._getframe(1), self._trace)
+        frame = sys._getframe(1)
+        place = here(frame) if self._trace else (frame.f_code, frame.f_lasti, None)
         item = self._try(place)
         if item is None and self._orphans:
             self._drain()

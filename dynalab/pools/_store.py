@@ -247,7 +247,7 @@ class Store(Generic[T]):
     def _ring_closers(self) -> None:
         if not self._in_use():
             for waiter in self._closers:
-                waiter.ring()
+                waiter.tell(State.GIVEN)
             self._closers.clear()
 
     def _in_use(self) -> int:

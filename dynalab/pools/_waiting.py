@@ -40,16 +40,7 @@ class Waiter:
     value: Any
 
     def tell(self, state: int) -> bool:
-        """Wake who waits; False where he was cancelled and has not run yet: he leaves when he does."""
-        # Told first: a thread may run before the bell has done ringing.
-        self.state = state
-        if self.ring():
-            return True
-        self.state = State.WAITING
-        return False
-
-    def ring(self) -> bool:
-        """Ring the bell; False if nobody hears it."""
+        """Set the state and ring; False, and nothing done, where nobody hears it: he was cancelled, and is leaving."""
         raise NotImplementedError
 
 
@@ -63,7 +54,9 @@ class ThreadWaiter(Waiter):
         self._bell = threading.Lock()
         self._bell.acquire()
 
-    def ring(self) -> bool:
+    def tell(self, state: int) -> bool:
+        # Told first: the thread may run before the bell has done ringing.
+        self.state = state
         self._bell.release()
         return True
 
@@ -85,16 +78,18 @@ class TaskWaiter(Waiter):
         self._thread = threading.get_ident()
         self.future: asyncio.Future[None] = asyncio.Future(loop=loop)
 
-    def ring(self) -> bool:
+    def tell(self, state: int) -> bool:
         # A future that is done here was cancelled: its task has been told, and has not run yet.
         if self.future.done():
             return False
+        self.state = state
         try:
             if threading.get_ident() == self._thread:
                 self.future.set_result(None)
             else:
                 self._loop.call_soon_threadsafe(self._ring_here)
         except RuntimeError:  # its loop was closed under it
+            self.state = State.WAITING
             return False
         return True
 

@@ -17,12 +17,10 @@ T = TypeVar("T")
 Place = tuple[CodeType, int, StackSummary | None]
 
 
-def here(frame: FrameType, trace: bool) -> Place:
-    """Return the place where `frame` is now, with all its callers if `trace` says so."""
-    stack = None
-    if trace:
-        stack = StackSummary.extract(walk_stack(frame), lookup_lines=False)
-        stack.reverse()
+def here(frame: FrameType) -> Place:
+    """Return the place where `frame` is now, with all its callers."""
+    stack = StackSummary.extract(walk_stack(frame), lookup_lines=False)
+    stack.reverse()
     return frame.f_code, frame.f_lasti, stack
 
 

@@ -110,7 +110,8 @@ class Pool(BasePool[T], Generic[T]):
         asked: Any = _new(Acquire)
         asked._pool = self
         asked._timeout = timeout
-        asked._place = here(sys._getframe(1), self._trace)
+        frame = sys._getframe(1)
+        asked._place = here(frame) if self._trace else (frame.f_code, frame.f_lasti, None)
         asked._item = asked._steps = None
         return asked
 
@@ -129,7 +130,8 @@ class Pool(BasePool[T], Generic[T]):
                 f"pool {self.name!r}: acquire_blocking() would stop the event loop of this thread; "
                 "await acquire() instead, or call it in another thread"
             )
-        place = here(sys._getframe(1), self._trace)
+        frame = sys._getframe(1)
+        place = here(frame) if self._trace else (frame.f_code, frame.f_lasti, None)
         return self._try(place) or self._acquire_in_thread(timeout, place)
 
     async def aclose(self, timeout: float | None = None) -> list[T]:

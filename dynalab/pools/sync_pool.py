@@ -73,9 +73,10 @@ class SyncPool(BasePool[T], Generic[T]):
         ConfigError
             If `timeout` is no time to wait.
         """
-        if timeout is not None:
+        if timeout is not None and not (type(timeout) is float and timeout >= 0.0):
             check_timeout(timeout)
-        place = here(sys._getframe(1), self._trace)
+        frame = sys._getframe(1)
+        place = here(frame) if self._trace else (frame.f_code, frame.f_lasti, None)
         return self._try(place) or self._acquire_in_thread(timeout, place)
 
     #: The same under the name that it has in pools of tasks.
