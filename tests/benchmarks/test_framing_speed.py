@@ -31,12 +31,12 @@ def response(size: int, number: int | None = None) -> bytes:
 
 
 def fastest(run: Callable[[], object], rounds: int = 7) -> float:
-    """Seconds of the fastest of several runs."""
+    """Seconds of the fastest of several runs: CPU time of this thread, so that a busy machine counts less."""
     best = float("inf")
     for _ in range(rounds):
-        begin = time.perf_counter()
+        begin = time.thread_time()
         run()
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, time.thread_time() - begin)
     return best
 
 
@@ -69,7 +69,7 @@ def cut_all(stream: memoryview, size: int, whole: int, count: int) -> None:
 @pytest.mark.parametrize("kind", ["response", "request", "request, each with its own headers"])
 def test_decoding(benchmark, kind, size):
     make = response if kind == "response" else request
-    count = max(min(STREAM // (size + 32), 20_000), 1)
+    count = max(min(STREAM // (size + 32), 10_000), 1)
     frames = [make(size, number if "own" in kind else None) for number in range(count)]
     stream = memoryview(b"".join(frames))
     decoder = ResponseDecoder() if kind == "response" else RequestDecoder()
