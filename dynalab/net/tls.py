@@ -182,8 +182,11 @@ _CURES: Final = (
     ("not yet valid", "compare the clocks of both machines"),
     ("mismatch", "connect by a name in the server's certificate, or give it as server_name (DYN_TCP_TLS_SERVER_NAME)"),
     ("certificate is not valid for", "connect by a name in the server's certificate, or give it as server_name"),
-    ("self-signed certificate", "give the CA that signed the peer's certificate as ca_cert (DYN_TCP_TLS_CA_CERT_PATH)"),
+    ("self signed", "give the CA that signed the peer's certificate as ca_cert (DYN_TCP_TLS_CA_CERT_PATH)"),
     ("local issuer", "give the CA that signed the peer's certificate as ca_cert (DYN_TCP_TLS_CA_CERT_PATH)"),
+    ("protocol version", "both sides must speak TLS 1.2 or later"),
+    ("unsupported protocol", "both sides must speak TLS 1.2 or later"),
+    ("unexpected eof", "the peer hung up during the handshake: see its log for the reason"),
     ("certificate required", "the server asks for a certificate: give client_cert and client_key"),
     ("peer did not return", "the server asks for a certificate: give client_cert and client_key"),
     ("unknown ca", "the peer does not trust this side's certificate: have one of its authorities sign it"),
@@ -203,7 +206,10 @@ def explain_tls(error: ssl.SSLError) -> str:
     reason = getattr(error, "verify_message", None) or getattr(error, "reason", None) or error.args[-1]
     text = str(reason).split("] ")[-1].split(" (_ssl.c")[0]
     told = text.replace("_", " ").lower() if text.isupper() else text
-    cure = next((cure for words, cure in _CURES if words in told.lower()), "compare the TLS settings of both sides")
+    cure = next(
+        (cure for words, cure in _CURES if words in told.lower().replace("-", " ")),
+        "compare the TLS settings of both sides",
+    )
     return f"TLS: {told.rstrip('.')}; {cure}"
 
 

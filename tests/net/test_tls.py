@@ -156,6 +156,24 @@ def test_a_peer_that_does_not_speak_tls_is_explained(ours: Files) -> None:
         assert "both sides alike" in explain_tls(failure.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[SSL: TLSV1_ALERT_PROTOCOL_VERSION] tlsv1 alert protocol version (_ssl.c:1)", "TLS 1.2 or later"),
+        ("[SSL: UNSUPPORTED_PROTOCOL] unsupported protocol (_ssl.c:1006)", "TLS 1.2 or later"),
+        ("[SSL: UNEXPECTED_EOF_WHILE_READING] unexpected eof while reading (_ssl.c:1006)", "see its log"),
+        ("certificate verify failed: self signed certificate in certificate chain", "ca_cert"),
+        ("certificate verify failed: self-signed certificate", "ca_cert"),
+        ("[SSL: NO_SHARED_CIPHER] no shared cipher (_ssl.c:1006)", "compare the TLS settings of both sides"),
+    ],
+)
+def test_reasons_in_the_words_of_any_openssl(text: str, told: str) -> None:
+    message = explain_tls(ssl.SSLError(1, text))
+    assert message.startswith("TLS: ")
+    assert told in message
+    assert "_ssl.c" not in message
+
+
 @pytest.mark.parametrize("field", ["ca_cert", "client_cert", "client_key", "cert", "key", "client_ca_cert"])
 @pytest.mark.parametrize("fault", ["absent", "a folder", "empty", "text", "binary", "the other kind", "cut"])
 def test_bad_files_are_named(ours: Files, tmp_path: Path, field: str, fault: str) -> None:
