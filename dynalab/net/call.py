@@ -66,8 +66,12 @@ def flat(payload: Payload) -> memoryview:
         If it has none.
     """
     try:
-        return memoryview(payload).cast("B")
-    except TypeError as error:
+        view = memoryview(payload)
+        if view.format == "O":
+            raise TypeError("it holds references")
+        return view.cast("B")
+    except (TypeError, ValueError, BufferError) as error:
+        # Whoever exports a buffer raises what it likes: ValueError if it was released.
         raise FrameError(f"payload: {type(payload).__name__} cannot be sent as bytes ({error}); encode it") from None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from dynalab.errors import FrameError
+from dynalab.net.call import flat
 from dynalab.net.decoder import RequestFrame
 from dynalab.net.frames import STATUS_FAILED, STATUS_OK
 from dynalab.net.writer import Payload
@@ -13,8 +15,8 @@ if TYPE_CHECKING:
     from dynalab.net.session import Session
     from dynalab.net.workers import Route
 
-#: Longest text of an error that is sent [characters].
-LONGEST_TEXT: Final = 1000
+#: Longest text of an error that is sent [bytes]: it fits into the smallest `max_message`.
+_LONGEST_TEXT: Final = 980
 
 
 class Exchange:
@@ -83,9 +85,11 @@ class Exchange:
             self._reply(b"")
         else:
             try:
-                self._reply(memoryview(result).cast("B"))
-            except TypeError:
+                body = flat(result)
+            except FrameError:
                 self._fail(f"the handler returned {type(result).__name__}, not bytes")
+            else:
+                self._reply(body)
         session.flush_soon()
 
     def _reply(self, body: Payload) -> None:
@@ -98,7 +102,7 @@ class Exchange:
 
     def _fail(self, text: str) -> None:
         self.session.endpoint.counters.failed += 1
-        self.session.answer(self, STATUS_FAILED, text.encode())
+        self.session.answer(self, STATUS_FAILED, in_short(text))
 
     def begin(self) -> bool:
         """Be written: what it held is on its way."""
@@ -106,7 +110,16 @@ class Exchange:
         return True
 
 
+def in_short(text: str) -> bytes:
+    """Encode any text for a response, cut to what fits into one."""
+    return text[:_LONGEST_TEXT].encode(errors="backslashreplace")[:_LONGEST_TEXT]
+
+
 def _told(error: BaseException) -> bytes:
     if isinstance(error, asyncio.CancelledError):
         return b"cancelled"
-    return f"{type(error).__name__}: {error}"[:LONGEST_TEXT].encode()
+    try:
+        return in_short(f"{type(error).__name__}: {error}")
+    except Exception:
+        # An error that cannot be written as text is one all the same.
+        return in_short(type(error).__name__)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from dynalab.errors import FrameError
 from dynalab.net.decoder import RequestDecoder, RequestFrame
-from dynalab.net.exchange import LONGEST_TEXT, Exchange
+from dynalab.net.exchange import Exchange, in_short
 from dynalab.net.frames import (
     STATUS_FAILED,
     STATUS_OK,
@@ -156,14 +156,14 @@ class Session(asyncio.BufferedProtocol):
     def _turn_away(self, exchange: Exchange, status: int, text: str) -> None:
         self.with_handlers -= exchange.held
         self.release(exchange.held)
-        self.answer(exchange, status, text.encode())
+        self.answer(exchange, status, in_short(text))
 
     def _refuse(self, error: FrameError) -> None:
         """Answer what no frame can follow, and close once everything is answered."""
         self.endpoint.counters.bad_frames += 1
         exchange = Exchange(self, with_status=False, held=0)
         self._open.append(exchange)
-        self.answer(exchange, STATUS_REFUSED, f"Read error: {error}"[:LONGEST_TEXT].encode())
+        self.answer(exchange, STATUS_REFUSED, in_short(f"Read error: {error}"))
         self.finish()
 
     # Responses.

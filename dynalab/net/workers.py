@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import sys
 from collections import deque
@@ -59,7 +60,9 @@ class Workers:
         self._loop = loop
         self._counters = counters
         self._queue: deque[Exchange] = deque()
-        self._tasks: dict[Exchange, asyncio.Task[None]] = {}
+        self._tasks: dict[Exchange, tuple[asyncio.Task[None], Awaitable[Any]]] = {}
+        # What one handler sets is not seen by another, though that one's end may start this one.
+        self._context = contextvars.copy_context()
         #: From Python 3.12 on, a handler that never waits ends without a turn of the loop.
         self._eager: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
         self._pumping = False
@@ -97,17 +100,20 @@ class Workers:
         self.active += 1
         if self.active > self.highest:
             self.highest = self.active
+        context = self._context.copy()
         try:
-            result = work.route.handler(work.request)
-        except Exception as error:
+            result = context.run(work.route.handler, work.request)
+        except (Exception, asyncio.CancelledError) as error:
             self._finish(work, None, error)
             return
         if isinstance(result, bytes) or not inspect.isawaitable(result):
             self._finish(work, result, None)
             return
-        task: asyncio.Task[None] = asyncio.Task(self._run(work, result), loop=self._loop, **self._eager)
+        task: asyncio.Task[None] = asyncio.Task(
+            self._run(work, result), loop=self._loop, context=context, **self._eager
+        )
         if not work.ended:
-            self._tasks[work] = task
+            self._tasks[work] = task, result
 
     async def _run(self, work: Exchange, result: Awaitable[Any]) -> None:
         try:
@@ -165,14 +171,16 @@ class Workers:
             self._counters.abandoned += 1
             work.done(None, _CANCELLED)
             self._leave(work.route)
-        for work, task in [*self._tasks.items()]:
+        for work, (task, awaited) in [*self._tasks.items()]:
             task.cancel()
             # A task that is cancelled before its first step runs nothing of _run.
-            task.add_done_callback(partial(self._never_ran, work))
+            task.add_done_callback(partial(self._never_ran, work, awaited))
         return n
 
-    def _never_ran(self, work: Exchange, _: asyncio.Task[None]) -> None:
+    def _never_ran(self, work: Exchange, awaited: Awaitable[Any], _: asyncio.Task[None]) -> None:
         if not work.ended:
+            if inspect.iscoroutine(awaited):
+                awaited.close()
             self._finish(work, None, _CANCELLED)
 
     async def idled(self) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from raw_peers import Peer, announce, bystander, request, resident, run, settle
+from raw_peers import Peer, request, run, settle
 
-from dynalab.net import SharedTcpEndpoint, TcpConnectionPool
+from dynalab.net import SharedTcpEndpoint
 
 pytestmark = pytest.mark.filterwarnings("error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning")
 
