@@ -130,7 +130,7 @@ class NetBenchPlan(Spec):
         if least > self.seconds:
             raise ConfigError(
                 f"handler_seconds: one request of every caller in every case takes {format_duration(least)} in all; "
-                "give the benchmark as much time, or less to handlers"
+                "give the benchmark more time, or less to handlers"
             )
         return self
 

@@ -12,9 +12,10 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -53,11 +54,13 @@ class BenchServer:
     """
 
     def __init__(self, loop: str, set_ups: Sequence[SetUp], queue: int) -> None:
+        # A file, for a pipe that nobody reads would stop a process with much to complain about.
+        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dynalab.net.bench_server", loop],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._complaints,
             text=True,
         )
         try:
@@ -82,9 +85,10 @@ class BenchServer:
     def close(self) -> None:
         """End the process."""
         process = self._process
-        for pipe in (process.stdin, process.stdout, process.stderr):
+        for pipe in (process.stdin, process.stdout, self._complaints):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # a question that was not asked in full
+                    pipe.close()
         try:
             process.wait(_PATIENCE)
         except BaseException as error:
@@ -97,14 +101,14 @@ class BenchServer:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stderr is not None
         try:
             print(json.dumps(question), file=process.stdin, flush=True)
             answer = process.stdout.readline()
         except BrokenPipeError:
             answer = ""
         if not answer:
-            told = process.stderr.read().strip().rpartition("\n")[2]
+            self._complaints.seek(0)
+            told = self._complaints.read().strip().rpartition("\n")[2]
             raise NetError(f"the process of the benchmark's servers has ended: {told or 'it was killed'}")
         return json.loads(answer)
 
