@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from dynalab.kv.keyed import keyed
+from dynalab.kv.keyed import late
 from dynalab.kv.policies._layout import ACCESS, NEXT_USE, WAS_HIT
 from dynalab.kv.policies._registry import STEP_TYPE
 
@@ -17,14 +17,7 @@ _FLAGS = numba.uint8[::1]
 jit = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
-@numba.njit(
-    numba.int64(STEP_TYPE, _NODES, _I64, _I64, _IDS, _IDS, _FLAGS),
-    cache=True,
-    nogil=True,
-    error_model="numpy",
-    _nrt=False,
-)
-@keyed
+@late(numba.int64(STEP_TYPE, _NODES, _I64, _I64, _IDS, _IDS, _FLAGS))
 def drive(step, f, s, t, ids, next_use, hit):
     """Run every access of a trace through one cache.
 

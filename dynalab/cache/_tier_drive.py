@@ -8,12 +8,10 @@ nearer to a real manager: it makes room before it enters anything, and never evi
 
 from __future__ import annotations
 
-import warnings
-
 import numba
 
 from dynalab.kv.admission import begin_request, observe
-from dynalab.kv.keyed import keyed
+from dynalab.kv.keyed import late
 from dynalab.kv.policies._layout import HIT
 from dynalab.kv.policies._registry import STEP_TYPE
 from dynalab.kv.tiering import pinned
@@ -117,7 +115,8 @@ _STACK = (
 )
 
 
-def _drive_tiers(
+@late(numba.void(*_STACK, *_TRACE, *_COUNTERS))
+def drive_tiers(
     step_device,
     step_host,
     step_disk,
@@ -184,7 +183,8 @@ def _drive_tiers(
                 _admit(cache, filters, active, switch, events, traffic, w, ids[i], level[i], now, priority)
 
 
-def _drive_pinned(
+@late(numba.int64(*_STACK, *_TRACE, *_COUNTERS, HOLD_TYPE, numba.uint8[:, ::1]))
+def drive_pinned(
     step_device,
     step_host,
     step_disk,
@@ -211,7 +211,7 @@ def _drive_pinned(
         See :mod:`dynalab.kv.tiering.rules`.
     refused : uint8, shape (2, n_blocks + 1)
     others
-        Those of :func:`_drive_tiers`. Block ``n_blocks`` exists in the policies' arrays and in no request.
+        Those of :func:`drive_tiers`. Block ``n_blocks`` exists in the policies' arrays and in no request.
 
     Returns
     -------
@@ -293,18 +293,3 @@ def _drive_pinned(
         for i in range(first, held):
             pinned.unpin(hold, DEVICE, ids[i])
     return n_refused
-
-
-with warnings.catch_warnings():
-    # Functions as values are an experimental feature of Numba, and it says so once per compilation.
-    warnings.simplefilter("ignore", numba.NumbaExperimentalFeatureWarning)
-    drive_tiers = numba.njit(
-        numba.void(*_STACK, *_TRACE, *_COUNTERS), cache=True, nogil=True, error_model="numpy", _nrt=False
-    )(keyed(_drive_tiers))
-    drive_pinned = numba.njit(
-        numba.int64(*_STACK, *_TRACE, *_COUNTERS, HOLD_TYPE, numba.uint8[:, ::1]),
-        cache=True,
-        nogil=True,
-        error_model="numpy",
-        _nrt=False,
-    )(keyed(_drive_pinned))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
 
-from dynalab.kv.keyed import keyed
+from dynalab.kv.keyed import Late
 from dynalab.kv.policies._pointer import step_at
 from dynalab.kv.tiering.book import BOOK_TYPE
 from dynalab.kv.tiering.rules import FILTERS_TYPE, HOLD_TYPE, N_TIERS, jit
@@ -50,7 +49,7 @@ _INLINED = tuple(str(Path(__file__).with_name(name)) for name in ("_state.py", "
 _POLICIES_TYPE = numba.types.UniTuple(numba.int64, N_TIERS)
 
 
-_steps: list[_LazyStep] = []
+_steps: list[Late] = []
 
 
 def load_steps() -> None:
@@ -59,34 +58,12 @@ def load_steps() -> None:
         step.load()
 
 
-class _LazyStep:
-    """A step that is compiled, or found on disk, when it is needed: importing must stay cheap."""
-
-    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
-        self._function = function
-        self._signature = signature
-        self._compiled: Callable[..., Any] | None = None
-
-    def load(self) -> Callable[..., Any]:
-        """Return the compiled step."""
-        if self._compiled is None:
-            with warnings.catch_warnings():
-                # Functions as values are an experimental feature of Numba, and it says so once per compilation.
-                warnings.simplefilter("ignore", numba.NumbaExperimentalFeatureWarning)
-                options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
-                self._compiled = numba.njit(self._signature, **options)(keyed(self._function, *_INLINED))
-        return self._compiled
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.load()(*arguments)
-
-
-def compiled(returns: Any, *arguments: Any) -> Callable[[Callable[..., Any]], _LazyStep]:
+def compiled(returns: Any, *arguments: Any) -> Callable[[Callable[..., Any]], Late]:
     """Compile a step that takes the addresses of the three policies, the state, and `arguments`."""
     signature = returns(_POLICIES_TYPE, STATE_TYPE, *arguments)
 
-    def register(function: Callable[..., Any]) -> _LazyStep:
-        _steps.append(_LazyStep(function, signature))
+    def register(function: Callable[..., Any]) -> Late:
+        _steps.append(Late(function, signature, *_INLINED))
         return _steps[-1]
 
     return register

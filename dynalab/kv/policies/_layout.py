@@ -14,7 +14,12 @@ simulator drive the very same compiled code:
 
 from __future__ import annotations
 
-import numba
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba.extending import register_jitable
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Columns of ``f``. STATE is 0 for an unknown block, positive while resident, negative for a ghost (remembered, not
 # held).
@@ -32,7 +37,20 @@ ACCESS, HIT, EVICT, INSERT, REMOVE = 0, 1, 2, 3, 4
 # What ``step(ACCESS, ...)`` answers when no block had to leave; otherwise it is the victim's id.
 WAS_HIT, NO_VICTIM = -2, -1
 
-#: For the small functions that a step is made of. They are not kept on disk: the step is, with all of them inlined.
-#: Without the reference counts that ``_nrt`` would add to every array argument a step is three times faster; the
-#: price is that these functions can neither allocate nor slice.
-jit = numba.njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)
+_jitted: set[Callable[..., Any]] = set()
+
+
+def jit(function: F) -> F:
+    """Make a function usable in compiled code, as one of the small ones that a step or a driver is made of.
+
+    Compiled code takes it in; Python sees the plain function. Neither it nor the wrappers by which Python and C would
+    call it are compiled on their own, which would take longer than all the rest. It is compiled for the types of its
+    arguments, whichever constants they are, and not kept on disk: the step is, with everything inlined. Without the
+    reference counts that ``_nrt`` would add to every array argument a step is three times faster; the price is that
+    these functions can neither allocate nor slice.
+    """
+    if function not in _jitted:
+        options = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
+        register_jitable(forceinline=True, **options)(function)
+        _jitted.add(function)
+    return function

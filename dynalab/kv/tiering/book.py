@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import numba
 
+from dynalab.kv.policies._layout import jit
+
 # Entries of a book.
 SLOT_OF, RING, RING_STATE, MOVES, CHANGED, MARKED, COUNTS = range(7)
 # Columns of ``ring_state`` and of ``moves``, entries of ``counts``.
@@ -36,8 +38,6 @@ _I32_2D = numba.int32[:, ::1]
 BOOK_TYPE = numba.types.Tuple(
     (_I32_2D, _I32_2D, numba.int64[:, ::1], _I32_2D, _I32, numba.uint8[::1], numba.int64[::1])
 )
-
-jit = numba.njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)
 
 
 @jit

@@ -22,7 +22,7 @@ from __future__ import annotations
 import numba
 
 from dynalab.kv.admission import admit, begin_request
-from dynalab.kv.policies._layout import ACCESS, CAPACITY, EVICT, HIT, INSERT, REMOVE, SIZE, STATE
+from dynalab.kv.policies._layout import ACCESS, CAPACITY, EVICT, HIT, INSERT, REMOVE, SIZE, STATE, jit
 from dynalab.kv.policies._registry import STEP_TYPE
 from dynalab.kv.tiering.book import note_entered, note_left, note_move
 
@@ -53,9 +53,6 @@ PINNED, RESERVED = 0, 1
 # What ``put`` answers when no block left: there was room, or every block of the tier is in use.
 NOBODY, REFUSED = -1, -3
 
-jit = numba.njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)
-#: For what is called from many places: inlined everywhere, it would take a minute to compile.
-shared = numba.njit(nogil=True, error_model="numpy", _nrt=False)
 _NODES = numba.types.UniTuple(numba.int32[:, ::1], N_TIERS)
 _INTS = numba.types.UniTuple(numba.int64[::1], N_TIERS)
 _FLOATS = numba.types.UniTuple(numba.float64[::1], N_TIERS)
@@ -113,7 +110,7 @@ def evictable(cache, hold, k):
     return _scalar(cache, k, SIZE) - hold[1][PINNED, k]
 
 
-@shared
+@jit
 def choose_victim(cache, hold, k, x, n_aside):
     """Let the policy of tier `k` choose a victim that is not in use, for the sake of block `x`.
 
@@ -135,7 +132,7 @@ def choose_victim(cache, hold, k, x, n_aside):
         n_aside += 1
 
 
-@shared
+@jit
 def bring_back(cache, hold, k, n_aside):
     """Enter the blocks that :func:`choose_victim` set aside."""
     for i in range(n_aside):
