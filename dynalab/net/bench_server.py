@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -56,8 +58,11 @@ class BenchServer:
     def __init__(self, loop: str, set_ups: Sequence[SetUp], queue: int) -> None:
         # A file, for a pipe that nobody reads would stop a process with much to complain about.
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        # The same dynalab in either process, wherever this one has found it.
+        places = [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dynalab.net.bench_server", loop],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
