@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from dynalab.errors import FrameError, HandlerFailed, NetError, ServerOverloaded, ServerUnavailable
-from dynalab.net.frames import STATUS_FAILED, STATUS_OK, STATUS_OVERLOADED, STATUS_UNAVAILABLE
+from dynalab.net.frames import STATUS_FAILED, STATUS_OK, STATUS_OVERLOADED, STATUS_REFUSED, STATUS_UNAVAILABLE
 from dynalab.net.writer import Payload
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ def flat(payload: Payload) -> memoryview:
 def body_of(response: bytes | bytearray, call: Call, host: Host) -> bytes | bytearray:
     """Take the status off a response, and raise the error that it stands for."""
     status = response[0]
+    if status > STATUS_REFUSED:
+        # Text without a status: the server could not read the request, and closes the connection.
+        host.counters.rejected += 1
+        raise NetError(f"{host.address}: refused the request: {response.decode(errors='replace')}")
     if isinstance(response, bytearray):
         # In place: a bytearray moves its beginning, not its content.
         del response[:1]

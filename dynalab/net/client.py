@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 Retry = Literal["safe", "always", "never"]
 _RETRIES = ("safe", "always", "never")
-#: Timeouts are looked after this often at most [s].
-_TICK = 0.005
+#: Timeouts are looked after this often at most, and at least: not every event loop can sleep for ever [s].
+_TICK, _LONGEST_SLEEP = 0.005, 3600.0
+#: Texts of addresses that are kept, with what they mean.
+_MOST_TEXTS = 4096
 
 
 class TcpConnectionPool:
@@ -150,7 +152,7 @@ class TcpConnectionPool:
             Found before anything is sent.
         """
         known = self._by_text.get(address)
-        if known is None or self.closed:
+        if known is None or self.closed or asyncio.get_running_loop() is not self._loop:
             known = self._known(address)
         host, default = known
         if retry not in _RETRIES:
@@ -256,8 +258,11 @@ class TcpConnectionPool:
         """
         host, _ = self._known(address)
         wanted = min(connections, self.config.size)
-        while len(host.connections) < wanted:
-            await host.open_one()
+        # As often as it can take, not for ever: a peer may close each connection as soon as it is open.
+        for _ in range(wanted):
+            if len(host.connections) < wanted:
+                host.last_used = self.loop.time()
+                await host.open_one()
         return len(host.connections)
 
     async def aclose(self) -> None:
@@ -268,11 +273,11 @@ class TcpConnectionPool:
         for timer in (self._timer, self._sweeper):
             if timer is not None:
                 timer.cancel()
-        connections = [c for host in self._hosts.values() for c in host.close(_closed())]
+        ends = [end for host in self._hosts.values() for end in host.close(_closed())]
         for call in list(self._calls):
             call.fail(_closed())
-        if connections:
-            await asyncio.wait([c.closed for c in connections], timeout=1)
+        if ends:
+            await asyncio.wait(ends, timeout=1)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -298,6 +303,8 @@ class TcpConnectionPool:
         address = parse_address(text)
         host = self._host(address)
         found = host, address.path
+        if len(self._by_text) >= _MOST_TEXTS:
+            self._by_text.clear()
         self._by_text[text] = found
         return found
 
@@ -316,10 +323,15 @@ class TcpConnectionPool:
 
     # Timeouts, and what grows old.
 
-    def _set_timer(self, when: float) -> None:
+    def _set_timer(self, deadline: float) -> None:
+        now = self.loop.time()
+        when = min(max(deadline, now + _TICK), now + _LONGEST_SLEEP)
         if self._timer is not None:
+            # Those who come with less than a tick to live must not put it off again and again.
+            if self._timer.when() <= when:
+                return
             self._timer.cancel()
-        self._timer = self.loop.call_at(max(when, self.loop.time() + _TICK), self._expire)
+        self._timer = self.loop.call_at(when, self._expire)
 
     def _expire(self) -> None:
         """End all requests whose time is up, and wake again when the next one's is."""
@@ -340,7 +352,7 @@ class TcpConnectionPool:
         now, ttl = self.loop.time(), self.config.idle_ttl
         for address, host in list(self._hosts.items()):
             host.sweep(now)
-            if now - host.last_used > ttl and not host.in_flight:
+            if now - host.last_used > ttl and host.idle:
                 host.close(_closed())
                 del self._hosts[address]
                 self._by_text = {text: known for text, known in self._by_text.items() if known[0] is not host}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from dynalab.errors import ConnectionLost, FrameError
 from dynalab.net.call import Call
 from dynalab.net.decoder import ResponseDecoder
+from dynalab.net.tls import explain_tls
 from dynalab.net.writer import FrameWriter
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     healthy : bool
         Whether it may be given requests.
     last_read : float
-        When bytes last came, in the loop's time [s].
+        When bytes last came, or were first waited for, in the loop's time [s].
     """
 
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop, max_message: int) -> None:
@@ -61,6 +63,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         busy = bool(self.unanswered or writer.queue)
         writer.queue.append((call.head, call.payload, call))
         if not busy:
+            self.last_read = self._loop.time()
             writer.flush()
         elif not self._flush_scheduled:
             self._flush_scheduled = True
@@ -84,6 +87,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Whether anybody waits for a response."""
         queued = (cast(Call, owner) for _, _, owner in self.writer.queue)
         return any(not call.future.done() for call in (*self.unanswered, *queued))
+
+    def give_up(self) -> list[Call]:
+        """Take no more requests; return those not begun, for another connection."""
+        self.healthy = False
+        return cast(list[Call], self.writer.withdraw())
 
     def abort(self, error: Exception) -> None:
         """Close at once: whoever waits gets `error`, or its request is tried elsewhere if it was not begun."""
@@ -132,19 +140,30 @@ class ClientConnection(asyncio.BufferedProtocol):
                 continue
             host.counters.responses += 1
             call.future.set_result(response)
+        if not unanswered and responses and self.writer.large is not None:
+            # Answered before it was read: whoever asked may now change what is still being sent.
+            self.writer.detach(call)
         if host.waiting:
             host.assign()
 
     def eof_received(self) -> bool:  # noqa: D102
-        self.healthy = False
+        host = self._host
+        why = ""
+        try:
+            self._decoder.eof()
+        except FrameError as error:
+            host.counters.bad_frames += 1
+            why = f": {error}"
+        # At once: the transport would wait until what is not sent yet is read, and nobody may ever read it.
+        self.abort(ConnectionLost(f"{host.address} closed the connection before the response came{why}"))
         return False
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: D102
-        self.healthy = False
         host = self._host
-        why = f": {error}" if error is not None else ""
+        why = f": {explain_tls(error) if isinstance(error, ssl.SSLError) else error}" if error is not None else ""
         lost = self._lost or ConnectionLost(f"{host.address} closed the connection before the response came{why}")
-        unsent = cast(list[Call], self.writer.withdraw())
+        unsent = self.give_up()
+        self.writer.large = None
         for call in self.unanswered:
             call.fail(lost)
         self.unanswered.clear()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dynalab.errors import CannotConnect
+from dynalab.errors import CannotConnect, NetClosed
 from dynalab.net.address import Address
 from dynalab.net.call import Call
 from dynalab.net.connection import ClientConnection
 from dynalab.net.metrics import ClientCounters
+from dynalab.net.tls import explain_tls
 
 if TYPE_CHECKING:
     from dynalab.net.client import TcpConnectionPool
@@ -29,7 +31,7 @@ class Host:
     def __init__(self, pool: TcpConnectionPool, address: Address, counters: ClientCounters) -> None:
         self._pool = pool
         self._next = 0
-        self._connecting: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[CannotConnect | None] | None = None
         self.address = address
         self.counters = counters
         self.waiting: deque[Call] = deque()
@@ -73,15 +75,35 @@ class Host:
                 return connection
         return None
 
-    def _grow(self) -> None:
+    def _grow(self) -> asyncio.Task[CannotConnect | None] | None:
+        """Open one connection more, if there may be one more and none is being opened already."""
         if self._connecting is None and len(self.connections) < self._pool.config.size and not self._pool.closed:
             self._connecting = self._pool.loop.create_task(self._connect(), name=f"dynalab connect {self.address}")
+        return self._connecting
 
-    async def _connect(self) -> None:
+    async def open_one(self) -> None:
+        """Open one connection more, or wait for the one that is being opened.
+
+        Raises
+        ------
+        CannotConnect
+        NetClosed
+            If the client was closed meanwhile.
+        """
+        task = self._grow()
+        if task is not None:
+            await asyncio.wait([task])
+            if task.cancelled():
+                raise NetClosed("the client is closed; make a new one")
+            error = task.result()
+            if error is not None:
+                raise error
+
+    async def _connect(self) -> CannotConnect | None:
         """Open one connection; if that fails and there is no other, whoever waits is told."""
         error: CannotConnect | None = None
         try:
-            await self.open_one()
+            await self._open()
         except CannotConnect as failed:
             error = failed
         finally:
@@ -93,15 +115,9 @@ class Host:
                 call.fail(error)
         elif error is None:
             self.assign()
+        return error
 
-    async def open_one(self) -> None:
-        """Open one connection more.
-
-        Raises
-        ------
-        CannotConnect
-            Within the time that the configuration allows.
-        """
+    async def _open(self) -> None:
         pool, address = self._pool, self.address
         timeout = pool.config.connect_timeout
         connection = ClientConnection(self, pool.loop, pool.config.max_message)
@@ -114,9 +130,10 @@ class Host:
         except TimeoutError:
             self.counters.connect_failures += 1
             raise CannotConnect(f"cannot connect to {address} within {timeout:g} s (connect_timeout)") from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # The latter of names that cannot be one of a server's certificate.
             self.counters.connect_failures += 1
-            what = str(error) or type(error).__name__
+            what = explain_tls(error) if isinstance(error, ssl.SSLError) else str(error) or type(error).__name__
             raise CannotConnect(f"cannot connect to {address}: {what}") from error
         if not connection.healthy:
             self.counters.connect_failures += 1
@@ -128,12 +145,15 @@ class Host:
         for group in (self.connections, self.retired):
             if connection in group:
                 group.remove(connection)
+        self._wait_again(unsent)
+        if not self._pool.closed:
+            self.assign()
+
+    def _wait_again(self, unsent: list[Call]) -> None:
         for call in reversed(unsent):
             if not call.future.done():
                 call.connection = None
                 self.waiting.appendleft(call)
-        if not self._pool.closed:
-            self.assign()
 
     def sweep(self, now: float) -> None:
         """Retire connections that owe a response nobody waits for and fell silent; forget requests that timed out."""
@@ -143,6 +163,7 @@ class Host:
             if since is not None and now - since > patience:
                 self.connections.remove(connection)
                 self.retired.append(connection)
+                self._wait_again(connection.give_up())
                 self.counters.stuck += 1
         for connection in list(self.retired):
             if not connection.live:
@@ -151,18 +172,26 @@ class Host:
         self.assign()
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self._connecting is None and not self.in_flight
+
+    @property
     def in_flight(self) -> int:
         """Requests that are not answered, those given up included."""
         return len(self.waiting) + sum(c.in_flight for c in (*self.connections, *self.retired))
 
-    def close(self, error: Exception) -> list[ClientConnection]:
-        """Abort everything; return the connections, to be waited for."""
+    def close(self, error: Exception) -> list[asyncio.Future[Any]]:
+        """Abort everything; return what is to be waited for."""
+        ends: list[asyncio.Future[Any]] = []
         if self._connecting is not None:
             self._connecting.cancel()
+            ends.append(self._connecting)
         for call in self.waiting:
             call.fail(error)
         self.waiting.clear()
         connections = [*self.connections, *self.retired]
         for connection in connections:
             connection.abort(error)
-        return connections
+            ends.append(connection.closed)
+        return ends

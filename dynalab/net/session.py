@@ -105,6 +105,7 @@ class Session(asyncio.BufferedProtocol):
         self.closed = True
         self.frame_since = self.blocked_since = None
         self._writer.withdraw()
+        self._writer.large = None
         self._open.clear()
         # What handlers hold is theirs until they end; the rest goes back now: one payload at most, and responses.
         budget = self.endpoint.budget

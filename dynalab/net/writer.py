@@ -47,6 +47,8 @@ class FrameWriter:
     ----------
     queue : deque of (head, payload, owner)
         Frames of which no byte was written; whoever appends one calls `flush`.
+    large : (memoryview, int, owner), optional
+        The payload that is half written, and how many bytes of it were.
     paused : bool
         Whether the transport has enough.
 
@@ -55,13 +57,13 @@ class FrameWriter:
     `pause` and `resume` are what the transport calls on its protocol.
     """
 
-    __slots__ = ("_counters", "_keep", "_large", "_transport", "paused", "queue")
+    __slots__ = ("_counters", "_keep", "_transport", "large", "paused", "queue")
 
     def __init__(self, counters: Counters, *, keep_payloads: bool) -> None:
         self._counters = counters
         self._keep = keep_payloads
         self.queue: deque[tuple[bytes, Payload, Owner | None]] = deque()
-        self._large: tuple[memoryview, int, Owner | None] | None = None
+        self.large: tuple[memoryview, int, Owner | None] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self.paused = False
 
@@ -73,13 +75,13 @@ class FrameWriter:
     @property
     def idle(self) -> bool:
         """Whether the transport has taken everything."""
-        return not self.queue and self._large is None and not self.paused
+        return not self.queue and self.large is None and not self.paused
 
     def flush(self) -> None:
         """Write what the transport takes."""
         if self._transport is None or self._transport.is_closing():
             return
-        if self._large is not None:
+        if self.large is not None:
             self._write_large()
         queue, write = self.queue, self._transport.write
         parts: list[Payload] = []
@@ -97,27 +99,27 @@ class FrameWriter:
                     continue
             else:
                 size += len(head)
-                self._large = (memoryview(payload), 0, owner)
+                self.large = (memoryview(payload), 0, owner)
             self._counters.bytes_sent += size
             write(parts[0] if len(parts) == 1 else b"".join(parts))
             parts, size = [], 0
-            if self._large is not None:
+            if self.large is not None:
                 self._write_large()
         if parts:
             self._counters.bytes_sent += size
             write(b"".join(parts))
 
     def _write_large(self) -> None:
-        assert self._large is not None
+        assert self.large is not None
         assert self._transport is not None
-        view, at, owner = self._large
-        copied = not (self._keep or view.readonly)
+        view, at, owner = self.large
+        copied = not (self._keep or isinstance(view.obj, bytes))
         while at < len(view) and not self.paused:
             piece = view[at : at + SLICE]
             at += len(piece)
             self._counters.bytes_sent += len(piece)
             self._transport.write(bytes(piece) if copied else piece)
-        self._large = None if at >= len(view) else (view, at, owner)
+        self.large = None if at >= len(view) else (view, at, owner)
 
     def pause(self) -> None:
         """Stop: the peer reads more slowly than frames come."""
@@ -130,13 +132,12 @@ class FrameWriter:
 
     def detach(self, owner: Owner) -> None:
         """Make the rest of a frame that is half written independent of the memory of its owner."""
-        if self._large is not None and self._large[2] is owner and not self._large[0].readonly:
-            view, at, _ = self._large
-            self._large = (memoryview(bytes(view[at:])), 0, None)
+        if self.large is not None and self.large[2] is owner and not isinstance(self.large[0].obj, bytes):
+            view, at, _ = self.large
+            self.large = (memoryview(bytes(view[at:])), 0, None)
 
     def withdraw(self) -> list[Owner]:
         """Take back the frames of which no byte was written, and return their owners in order."""
         owners = [owner for _, _, owner in self.queue if owner is not None]
         self.queue.clear()
-        self._large = None
         return owners
