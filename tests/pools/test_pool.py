@@ -216,25 +216,18 @@ def test_times_are_up_in_their_own_order():
 def test_deadlines_of_the_served_do_not_pile_up():
     async def main():
         pool = Pool([0])
-        stays = asyncio.Event()
 
-        async def patient():
-            async with pool.acquire():
-                await stays.wait()
+        async def borrow():
+            async with pool.acquire(timeout=1000):
+                pass
 
-        async def hasty():
-            with pytest.raises(PoolTimeout):
-                await pool.acquire(timeout=1e-4)
-
-        holder = asyncio.create_task(patient())
-        await turns()
-        waiting = asyncio.create_task(pool.acquire(timeout=1000))
         for _ in range(20):
-            await asyncio.gather(*[hasty() for _ in range(50)])
+            async with pool.acquire():
+                waiting = [asyncio.create_task(borrow()) for _ in range(50)]
+                await turns()
+            await asyncio.gather(*waiting)
+        assert pool.metrics.waits == 1000
         assert len(pool._deadlines._heap) <= 200
-        stays.set()
-        (await waiting).release()
-        await holder
 
     asyncio.run(main())
 
@@ -482,6 +475,23 @@ def test_an_unhealthy_value_handed_to_a_waiter_costs_him_nothing_but_time():
         good.release()
         await asyncio.gather(*tasks)
         assert order == [("a", "good"), ("b", "good")]
+
+    asyncio.run(main())
+
+
+def test_an_unhealthy_value_sends_a_waiter_to_one_that_is_free_by_now():
+    async def main():
+        pool = Pool(["a", "b"], check=lambda value: value != "sick")
+        first, second = await pool.acquire(), await pool.acquire()
+        waiting = asyncio.create_task(pool.acquire(timeout=10))
+        await turns()
+        first.value = "sick"
+        first.release()
+        second.release()
+        assert pool.available == 1
+        item = await waiting
+        assert (item.value, pool.capacity, pool.metrics.waits) == ("b", 1, 1)
+        item.release()
 
     asyncio.run(main())
 

@@ -269,16 +269,60 @@ def test_a_leaked_holder_of_a_shared_item_lets_go(kind):
     assert (pool.available, pool.metrics.leaked) == (1, 2)
 
 
-def test_a_leak_in_the_middle_of_anything_comes_home(kind):
-    """A destructor that runs while its own thread holds the lock: the item waits, and is not forgotten."""
-    pool = kind([1, 2])
-    item = take(pool)
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda pool, item: pool.metrics,
+        lambda pool, item: pool.try_acquire().release(),
+        lambda pool, item: pool.acquire_blocking(timeout=1).release(),
+        lambda pool, item: item.release(),
+        lambda pool, item: item.share().release(),
+        lambda pool, item: pool.close(),
+    ],
+    ids=["metrics", "try_acquire", "acquire", "release", "release of a share", "close"],
+)
+@pytest.mark.parametrize("hook", [None, lambda value: None])
+def test_a_leak_while_its_own_thread_holds_the_lock_comes_home_with_the_next_operation(kind, operation, hook):
+    pool = kind([1, 2], on_return=hook)
+    leaked, item = take(pool), take(pool)
     with pytest.warns(ResourceWarning), pool._lock:
-        del item
-    assert pool.available == 1
-    with take(pool), take(pool):
-        pass
-    assert (pool.available, pool.metrics.leaked) == (2, 1)
+        del leaked
+    assert (pool.available, len(pool._orphans)) == (0, 1)
+    operation(pool, item)
+    assert (len(pool._orphans), pool._leaked) == (0, 1)
+    if not item.released:
+        item.release()
+    assert pool.metrics.in_use == 0
+
+
+def test_a_value_that_came_free_on_the_way_to_the_queue_is_taken(kind):
+    pool = kind([1])
+    with take(pool) as item:
+        place = item._place
+    with pool._acquire_in_thread(0.0, place) as item:
+        assert item.value == 1
+    assert (pool.metrics.waits, pool.metrics.high_water, pool.available) == (0, 1, 1)
+
+
+def test_an_interrupt_in_the_check_of_what_was_handed_over_doubles_nothing(kind):
+    def check(value):
+        if threading.current_thread() is not threading.main_thread():
+            raise KeyboardInterrupt
+        return True
+
+    def wait():
+        with pytest.raises(KeyboardInterrupt):
+            take(pool)
+
+    pool = kind([1], check=check)
+    item = take(pool)
+    worker = threading.Thread(target=wait)
+    worker.start()
+    while not pool.metrics.waiting:
+        time.sleep(0.001)
+    item.release()
+    worker.join(10)
+    assert (pool.available, pool.metrics.in_use, pool.capacity) == (1, 0, 1)
 
 
 def test_a_leaked_item_goes_to_who_waits(kind):
