@@ -75,7 +75,8 @@ class Exchange:
             return
         session.with_handlers -= held
         session.release(held)
-        if self.ready:
+        if not self.route.reply:
+            # Acknowledged when it was accepted.
             return
         if error is not None:
             session.answer(self, STATUS_FAILED, _told(error))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import sys
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from types import CoroutineType
 from typing import Any
 
 from dynalab.net.decoder import RequestFrame
+from dynalab.net.eager import EagerTasks
 from dynalab.net.exchange import Exchange
 from dynalab.net.metrics import ServerCounters, WaitHistogram
 
@@ -60,11 +61,10 @@ class Workers:
         self._loop = loop
         self._counters = counters
         self._queue: deque[Exchange] = deque()
-        self._tasks: dict[Exchange, tuple[asyncio.Task[None], Awaitable[Any]]] = {}
+        self._tasks: dict[Exchange, tuple[asyncio.Task[None], Coroutine[Any, Any, Any]]] = {}
         # What one handler sets is not seen by another, though that one's end may start this one.
         self._context = contextvars.copy_context()
-        #: From Python 3.12 on, a handler that never waits ends without a turn of the loop.
-        self._eager: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+        self._starter = EagerTasks(loop)
         self._pumping = False
         self._became_idle: asyncio.Event | None = None
         self.permits = permits
@@ -106,25 +106,14 @@ class Workers:
         except (Exception, asyncio.CancelledError) as error:
             self._finish(work, None, error)
             return
-        if isinstance(result, bytes) or not inspect.isawaitable(result):
-            self._finish(work, result, None)
-            return
-        task: asyncio.Task[None] = asyncio.Task(
-            self._run(work, result), loop=self._loop, context=context, **self._eager
-        )
-        if not work.ended:
+        if type(result) is not CoroutineType:
+            if isinstance(result, bytes) or not inspect.isawaitable(result):
+                self._finish(work, result, None)
+                return
+            result = _awaited(result)
+        task = self._starter.start(result, context, partial(self._finish, work))
+        if task is not None and not work.ended:
             self._tasks[work] = task, result
-
-    async def _run(self, work: Exchange, result: Awaitable[Any]) -> None:
-        try:
-            answer = await result
-        except asyncio.CancelledError as error:
-            self._finish(work, None, error)
-            raise
-        except Exception as error:
-            self._finish(work, None, error)
-        else:
-            self._finish(work, answer, None)
 
     def _finish(self, work: Exchange, result: Any, error: BaseException | None) -> None:
         """Tell the outcome, give the permit back, and let the next in the queue have it."""
@@ -171,16 +160,16 @@ class Workers:
             self._counters.abandoned += 1
             work.done(None, _CANCELLED)
             self._leave(work.route)
-        for work, (task, awaited) in [*self._tasks.items()]:
+        for work, (task, coroutine) in [*self._tasks.items()]:
             task.cancel()
-            # A task that is cancelled before its first step runs nothing of _run.
-            task.add_done_callback(partial(self._never_ran, work, awaited))
+            # A task that is cancelled before its first step runs nothing at all.
+            task.add_done_callback(partial(self._never_ran, work, coroutine))
+        self._starter.close()
         return n
 
-    def _never_ran(self, work: Exchange, awaited: Awaitable[Any], _: asyncio.Task[None]) -> None:
+    def _never_ran(self, work: Exchange, coroutine: Coroutine[Any, Any, Any], _: asyncio.Task[None]) -> None:
         if not work.ended:
-            if inspect.iscoroutine(awaited):
-                awaited.close()
+            coroutine.close()
             self._finish(work, None, _CANCELLED)
 
     async def idled(self) -> None:
@@ -189,3 +178,7 @@ class Workers:
             self._became_idle = asyncio.Event()
             await self._became_idle.wait()
         self._became_idle = None
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
