@@ -89,7 +89,10 @@ def main(path: Path, rounds: int, seed: int) -> dict[str, int]:
                 os._exit(1)
         os.close(pipe)
         if round_ % 10:  # every tenth is killed while it opens
-            first = os.read(reader, MESSAGE.size * 6)
+            # On a busy machine, too, most have something to lose.
+            first, enough = b"", MESSAGE.size * rng.randrange(1, 40)
+            while len(first) < enough and (part := os.read(reader, enough - len(first))):
+                first += part
             time.sleep(rng.random() * 0.01)
         else:
             first = b""
