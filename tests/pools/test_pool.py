@@ -432,6 +432,23 @@ def test_what_was_handed_over_before_the_close_is_still_used():
     asyncio.run(main())
 
 
+def test_a_close_does_not_wait_for_a_value_that_has_left_the_pool():
+    async def main():
+        pool = Pool(["a"], check=lambda value: value != "sick")
+        held = await pool.acquire()
+        held.value = "sick"
+        waiting = asyncio.create_task(pool.acquire())
+        await turns()
+        # The close begins while the sick value is on its way to who waits.
+        closing = asyncio.create_task(pool.aclose(timeout=10))
+        held.release()
+        with pytest.raises(PoolClosed):
+            await waiting
+        assert await closing == []
+
+    asyncio.run(main())
+
+
 def test_everybody_is_told_when_no_healthy_value_is_left():
     async def main():
         pool = Pool([1, 2], check=lambda value: value < 10, name="frail")

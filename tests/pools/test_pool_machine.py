@@ -156,6 +156,7 @@ class TaskWalk(Walk):
 
     def end(self):
         assert all(task.done() for task in self.tasks.values())
+        assert self.failed() == self.model.outcome
         assert not asyncio.all_tasks(self.loop)
         self.loop.close()
 

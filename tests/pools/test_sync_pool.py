@@ -209,6 +209,17 @@ def test_everybody_is_told_when_no_healthy_value_is_left():
     assert pool.capacity == 0
 
 
+def test_a_value_that_another_thread_snatches_before_the_lock_is_not_there():
+    pool = SyncPool([1])
+    found = []
+    with pool._lock:
+        worker = start(lambda: found.append(pool.try_acquire()))
+        time.sleep(0.02)  # by now he has seen a free value, and waits for the lock
+        pool._home.append(pool._free.popleft())
+    worker.join(10)
+    assert found == [None]
+
+
 def test_a_crowd_of_threads_with_times_that_are_up_loses_and_doubles_nothing():
     """Many threads on few items, switched as often as Python can; values are counted by whoever holds them."""
     holders = [0] * 4
