@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -90,6 +91,7 @@ class TcpConnectionPool:
         self._by_text: dict[str, tuple[Host, str | None]] = {}
         self._calls: set[Call] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = math.inf
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gone = ClientCounters()
@@ -161,70 +163,44 @@ class TcpConnectionPool:
             payload = flat(payload)
         name = default if path is None else path
         head = encode_request_head(name, headers, len(payload), self.config.max_message)
-        loop = self.loop
-        now = loop.time()
-        host.last_used = now
-        host.counters.requests += 1
         seconds = self.config.request_timeout if timeout is None else timeout
         if not seconds > 0:
             raise ConfigError(f"timeout: {timeout!r} is no time to wait; give seconds above 0")
-        call = Call(head, payload, name or "", now + seconds, loop.create_future())
-        try:
-            return await self._once(host, call, seconds)
-        except (CannotConnect, ConnectionLost, ServerOverloaded) as error:
-            if retry == "never" or (retry == "safe" and getattr(error, "maybe_handled", False)):
-                raise
-            return await self._again(host, call, seconds, retry, error)
-
-    async def _once(self, host: Host, call: Call, seconds: float) -> bytes | bytearray:
-        """Make one attempt."""
-        calls, counters = self._calls, host.counters
-        calls.add(call)
-        if self._timer is None or call.deadline < self._timer.when():
-            self._set_timer(call.deadline)
-        try:
-            host.submit(call)
-            response = await call.future
-        except asyncio.CancelledError:
-            counters.cancelled += 1
-            call.abandon()
-            raise
-        except TimeoutError:
-            counters.timeouts += 1
-            call.abandon()
-            raise RequestTimeout(
-                f"{host.address}: no response to {call.path!r} within {seconds:g} s", maybe_handled=call.begun
-            ) from None
-        except ConnectionLost as error:
-            counters.lost += 1
-            raise ConnectionLost(str(error), maybe_handled=call.begun) from error.__cause__
-        except CannotConnect as error:
-            counters.unreachable += 1
-            raise CannotConnect(str(error)) from error.__cause__
-        finally:
-            calls.discard(call)
-        return body_of(response, call, host)
-
-    async def _again(self, host: Host, call: Call, seconds: float, retry: Retry, error: Exception) -> bytes | bytearray:
-        """Retry after `error`, as often as the configuration allows, within the deadline of `call`."""
-        loop, config = self.loop, self.config
-        for attempt in range(config.retries):
-            pause = min(config.backoff * 2**attempt, config.backoff_max) * self._random.uniform(0.5, 1.0)
-            if loop.time() + pause >= call.deadline:
-                break
+        loop, calls = self.loop, self._calls
+        host.last_used = now = loop.time()
+        host.counters.requests += 1
+        deadline, attempt = now + seconds, 0
+        while True:
+            call = Call(head, payload, name or "", deadline, loop.create_future())
+            calls.add(call)
+            if deadline < self._wakes_at:
+                self._set_timer(deadline)
+            try:
+                host.submit(call)
+                return body_of(await call.future, call, host)
+            except BaseException as failure:
+                error = _outcome(failure, call, host, seconds)
+                pause = self._pause_before_retry(error, retry, attempt, deadline)
+                if pause is None:
+                    raise error from error.__cause__
+            finally:
+                calls.discard(call)
             await asyncio.sleep(pause)
             if self.closed:
                 raise _closed()
+            attempt += 1
             host = self._host(host.address)
             host.counters.retries += 1
-            fresh = Call(call.head, call.payload, call.path, call.deadline, loop.create_future())
-            try:
-                return await self._once(host, fresh, seconds)
-            except (CannotConnect, ConnectionLost, ServerOverloaded) as failed:
-                error = failed
-                if retry == "safe" and getattr(failed, "maybe_handled", False):
-                    break
-        raise error
+
+    def _pause_before_retry(self, error: BaseException, retry: Retry, attempt: int, deadline: float) -> float | None:
+        """Return how long to wait before the next attempt [s]; None if there shall be none."""
+        config = self.config
+        if retry == "never" or not isinstance(error, CannotConnect | ConnectionLost | ServerOverloaded):
+            return None
+        if attempt >= config.retries or (retry == "safe" and getattr(error, "maybe_handled", False)):
+            return None
+        pause = min(config.backoff * 2**attempt, config.backoff_max) * self._random.uniform(0.5, 1.0)
+        return pause if self.loop.time() + pause < deadline else None
 
     def request_from_thread(
         self, address: str, path: str | None = None, payload: Payload = b"", **options: Any
@@ -328,23 +304,23 @@ class TcpConnectionPool:
         when = min(max(deadline, now + _TICK), now + _LONGEST_SLEEP)
         if self._timer is not None:
             # Those who come with less than a tick to live must not put it off again and again.
-            if self._timer.when() <= when:
+            if self._wakes_at <= when:
                 return
             self._timer.cancel()
-        self._timer = self.loop.call_at(when, self._expire)
+        self._timer, self._wakes_at = self.loop.call_at(when, self._expire), when
 
     def _expire(self) -> None:
         """End all requests whose time is up, and wake again when the next one's is."""
-        self._timer = None
+        self._timer, self._wakes_at = None, math.inf
         now = self.loop.time()
-        nearest = float("inf")
+        nearest = math.inf
         for call in self._calls:
             if call.deadline <= now:
                 if not call.future.done():
                     call.future.set_exception(TimeoutError())
             elif call.deadline < nearest:
                 nearest = call.deadline
-        if nearest < float("inf"):
+        if nearest < math.inf:
             self._set_timer(nearest)
 
     def _sweep(self) -> None:
@@ -394,6 +370,29 @@ class TcpConnectionPool:
         gauges = {name: int(value) for name, (_, value) in self._gauges().items()}
         told = ", ".join(f"{name}={value}" for name, value in gauges.items())
         return f"TcpConnectionPool(size={self.config.size}, {told}{', closed' if self.closed else ''})"
+
+
+def _outcome(failure: BaseException, call: Call, host: Host, seconds: float) -> BaseException:
+    """Return what the caller is told of a failed attempt, and count it."""
+    counters, error = host.counters, failure
+    if isinstance(failure, asyncio.CancelledError):
+        counters.cancelled += 1
+        call.abandon()
+    elif isinstance(failure, ConnectionLost):
+        counters.lost += 1
+        # One loss ends many requests: each gets an error of its own.
+        error = ConnectionLost(str(failure), maybe_handled=call.begun)
+        error.__cause__ = failure.__cause__
+    elif isinstance(failure, CannotConnect):
+        counters.unreachable += 1
+        error = CannotConnect(str(failure))
+        error.__cause__ = failure.__cause__
+    elif isinstance(failure, TimeoutError):
+        counters.timeouts += 1
+        call.abandon()
+        what = f"{host.address}: no response to {call.path!r} within {seconds:g} s"
+        error = RequestTimeout(what, maybe_handled=call.begun)
+    return error
 
 
 def _closed() -> NetClosed:

@@ -30,6 +30,7 @@ class Host:
 
     def __init__(self, pool: TcpConnectionPool, address: Address, counters: ClientCounters) -> None:
         self._pool = pool
+        self._room = pool.config.channel_buffer
         self._next = 0
         self._connecting: asyncio.Task[CannotConnect | None] | None = None
         self.address = address
@@ -66,8 +67,12 @@ class Host:
 
     def _pick(self) -> ClientConnection | None:
         """Return the next healthy connection in turn that has room."""
-        connections, room = self.connections, self._pool.config.channel_buffer
+        connections, room = self.connections, self._room
         n = len(connections)
+        if n == 1:
+            only = connections[0]
+            free = only.healthy and len(only.unanswered) + len(only.writer.queue) < room
+            return only if free else None
         for k in range(self._next, self._next + n):
             connection = connections[k % n]
             if connection.healthy and len(connection.unanswered) + len(connection.writer.queue) < room:

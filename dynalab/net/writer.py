@@ -81,9 +81,17 @@ class FrameWriter:
         """Write what the transport takes."""
         if self._transport is None or self._transport.is_closing():
             return
+        queue, write = self.queue, self._transport.write
+        if len(queue) == 1 and self.large is None and not self.paused and len(queue[0][1]) <= JOIN:
+            # The common case of little traffic.
+            head, payload, owner = queue.popleft()
+            if owner is None or owner.begin():
+                data = head + payload
+                self._counters.bytes_sent += len(data)
+                write(data)
+            return
         if self.large is not None:
             self._write_large()
-        queue, write = self.queue, self._transport.write
         parts: list[Payload] = []
         size = 0
         while queue and not self.paused:
