@@ -100,11 +100,15 @@ class BasePool(Store[T], Generic[T]):
         with self._lock:
             if not free:
                 return None
-            value = free.popleft()
-            self._acquires += 1
-            in_use = self._capacity - len(free)
-            if in_use > self._high_water:
-                self._high_water = in_use
+            careful = self._careful
+            if not careful:
+                value = free.popleft()
+                self._acquires += 1
+                in_use = self._capacity - len(free)
+                if in_use > self._high_water:
+                    self._high_water = in_use
+        if careful:  # since a moment ago: another thread has condemned a value
+            return self._try_carefully(place)
         if self._orphans:
             self._drain()
         return self._lend(value, place)

@@ -12,6 +12,7 @@ import pytest
 
 from dynalab.errors import ConfigError, PoolClosed, PoolExhausted, PoolTimeout
 from dynalab.pools import SyncPool
+from dynalab.pools._store import Condemned
 
 
 def start(target, *arguments):
@@ -218,6 +219,27 @@ def test_a_value_that_another_thread_snatches_before_the_lock_is_not_there():
         pool._home.append(pool._free.popleft())
     worker.join(10)
     assert found == [None]
+
+
+def test_a_value_that_another_thread_condemns_before_the_lock_is_replaced():
+    def fail(value):
+        raise ValueError
+
+    pool = SyncPool(["old"], on_return=fail, replace=lambda value: "new")
+    found = []
+    held = pool.acquire()
+    pool._free.append("there")  # as if there were a value; what is handed over below takes its place
+    with pool._lock:
+        worker = start(lambda: found.append(pool.try_acquire()))
+        time.sleep(0.02)  # by now he has seen that no value needs care, and waits for the lock
+        pool._free.clear()
+        pool._careful = True
+        pool._put(Condemned(held._value))
+    worker.join(10)
+    assert found[0].value == "new"
+    held._live = False
+    with pytest.raises(ValueError):
+        found[0].release()
 
 
 def test_a_crowd_of_threads_with_times_that_are_up_loses_and_doubles_nothing():
