@@ -45,6 +45,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.unanswered: deque[Call] = deque()
         self.healthy = False
         self.last_read = loop.time()
+        self._heard = False
         self.closed = loop.create_future()
         # The transport asks for these two at every read: spare it the way through this class.
         self.get_buffer = self._decoder.get_buffer  # type: ignore[method-assign]
@@ -119,6 +120,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             host.counters.bad_frames += 1
             self.abort(ConnectionLost(f"{host.address}: closed the connection, for what came is no response: {error}"))
             return
+        self._heard = True
         self._take(responses)
 
     def _take(self, responses: Sequence[bytes | bytearray]) -> None:
@@ -147,21 +149,18 @@ class ClientConnection(asyncio.BufferedProtocol):
             host.assign()
 
     def eof_received(self) -> bool:  # noqa: D102
-        host = self._host
-        why = ""
+        error: FrameError | None = None
         try:
             self._decoder.eof()
-        except FrameError as error:
-            host.counters.bad_frames += 1
-            why = f": {error}"
+        except FrameError as truncated:
+            self._host.counters.bad_frames += 1
+            error = truncated
         # At once: the transport would wait until what is not sent yet is read, and nobody may ever read it.
-        self.abort(ConnectionLost(f"{host.address} closed the connection before the response came{why}"))
+        self.abort(self._ended(error))
         return False
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: D102
-        host = self._host
-        why = f": {explain_tls(error) if isinstance(error, ssl.SSLError) else error}" if error is not None else ""
-        lost = self._lost or ConnectionLost(f"{host.address} closed the connection before the response came{why}")
+        lost = self._lost or self._ended(error)
         unsent = self.give_up()
         self.writer.large = None
         for call in self.unanswered:
@@ -169,4 +168,15 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.unanswered.clear()
         if not self.closed.done():
             self.closed.set_result(None)
-        host.lost(self, unsent)
+        self._host.lost(self, unsent)
+
+    def _ended(self, error: Exception | None) -> ConnectionLost:
+        """Say that the peer ended the connection, and why if that is known."""
+        why = "" if error is None else f": {explain_tls(error) if isinstance(error, ssl.SSLError) else error}"
+        if not self._heard and self._transport is not None and self._transport.get_extra_info("sslcontext"):
+            # In TLS 1.3 a client has finished before the server has looked at its certificate.
+            why += (
+                "; it never answered: where it checks its clients' certificates (DYN_TCP_TLS_CLIENT_CA_CERT_PATH), "
+                "give client_cert and client_key of an authority that it trusts"
+            )
+        return ConnectionLost(f"{self._host.address} closed the connection before the response came{why}")

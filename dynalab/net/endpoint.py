@@ -9,6 +9,7 @@ from dynalab.errors import ConfigError, NetClosed, NetError
 from dynalab.net.budget import ByteBudget
 from dynalab.net.config import TcpServerConfig
 from dynalab.net.frames import MAX_PATH
+from dynalab.net.handshake import TlsListener
 from dynalab.net.metrics import ServerCounters, WaitHistogram, prometheus_text
 from dynalab.net.session import Session
 from dynalab.net.tls import TlsServer
@@ -58,10 +59,10 @@ class SharedTcpEndpoint:
         self.draining = False
         self._ssl = None if tls is None else tls.context()
         self._sessions: set[Session] = set()
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsListener | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
-        self._closed = False
+        self._closed = self._sealed = False
         self._workers: Workers | None = None
 
     @classmethod
@@ -89,13 +90,14 @@ class SharedTcpEndpoint:
         config = self.config
         self.loop = asyncio.get_running_loop()
         self._workers = Workers(self.loop, config.max_concurrency, config.queue, self.counters)
-        options: dict[str, Any] = {}
-        if self._ssl is not None:
-            options = {"ssl": self._ssl, "ssl_handshake_timeout": config.read_timeout}
+        where: dict[str, Any] = {"host": config.host, "port": config.port, "backlog": 1024}
         try:
-            self._server = await self.loop.create_server(
-                lambda: Session(self), config.host, config.port, backlog=1024, **options
-            )
+            if self._ssl is None:
+                self._server = await self.loop.create_server(self._new_session, **where)
+            else:
+                listener = TlsListener(self._ssl, config.read_timeout, self.counters, self._new_session)
+                await listener.start(**where)
+                self._server = listener
         except OSError as error:
             raise NetError(
                 f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; choose another host or port "
@@ -200,7 +202,13 @@ class SharedTcpEndpoint:
             self._sweeper.cancel()
         await _within(self.workers.idled(), self.config.drain_timeout if timeout is None else timeout)
         cut = self.workers.cancel()
+        # Tasks without work end in the next turn of the loop.
+        await asyncio.sleep(0)
         await _within(self.workers.idled(), 1.0)
+        await self.workers.aclose()
+        self._sealed = True
+        if isinstance(self._server, TlsListener):
+            await self._server.aclose()
         if self._sessions:
             self._empty = asyncio.Event()
             for session in list(self._sessions):
@@ -213,12 +221,17 @@ class SharedTcpEndpoint:
                 await _within(self._empty.wait(), 1.0)
         return cut
 
+    def _new_session(self) -> Session:
+        return Session(self)
+
     # Called by sessions.
 
     def joined(self, session: Session) -> None:
         """Count a connection in."""
         self.counters.connections += 1
         self._sessions.add(session)
+        if self._sealed:
+            session.abort()
 
     def left(self, session: Session) -> None:
         """Count a connection out."""

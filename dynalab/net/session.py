@@ -214,6 +214,9 @@ class Session(asyncio.BufferedProtocol):
             self._let_go(_ANSWERS)
         if self._ending and not self._open and self._writer.idle and self._transport is not None:
             self._transport.close()
+            if self._transport.get_write_buffer_size():
+                # The last bytes, too, must be read in time.
+                self.blocked_since = self._loop.time()
 
     # Bounds.
 

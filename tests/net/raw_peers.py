@@ -171,9 +171,13 @@ async def bystander(address: str, path: str = "echo", **options: Any) -> AsyncIt
             assert task.cancelled(), task.exception()
 
 
-def descriptors() -> int:
-    """Open file descriptors of this process."""
-    return len([*Path("/proc/self/fd").iterdir()])
+def open_sockets() -> int:
+    """Sockets that this process has open."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += str(link.readlink()).startswith("socket:")
+    return found
 
 
 def resident() -> int:
