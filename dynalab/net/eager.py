@@ -87,12 +87,15 @@ class EagerTasks:
             self._parked.append(lender)
         return wanted
 
-    def close(self) -> None:
-        """Let the tasks go that have nothing to do."""
+    async def aclose(self) -> None:
+        """End the tasks that have nothing to do; the others end with what they do."""
         self._closed = True
-        for lender in self._parked:
-            lender.task.cancel()
+        idle = [lender.task for lender in self._parked]
         self._parked.clear()
+        for task in idle:
+            task.cancel()
+        if idle:
+            await asyncio.wait(idle)
 
 
 class _Lender:

@@ -164,13 +164,16 @@ class Workers:
             task.cancel()
             # A task that is cancelled before its first step runs nothing at all.
             task.add_done_callback(partial(self._never_ran, work, coroutine))
-        self._starter.close()
         return n
 
     def _never_ran(self, work: Exchange, coroutine: Coroutine[Any, Any, Any], _: asyncio.Task[None]) -> None:
         if not work.ended:
             coroutine.close()
             self._finish(work, None, _CANCELLED)
+
+    async def aclose(self) -> None:
+        """End the tasks that are kept for handlers to come."""
+        await self._starter.aclose()
 
     async def idled(self) -> None:
         """Wait until nothing runs and nothing waits."""

@@ -44,9 +44,7 @@ class Rig:
             await asyncio.sleep(0)
 
     async def finish(self) -> None:
-        self.tasks.close()
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await self.tasks.aclose()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
