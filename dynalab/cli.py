@@ -305,6 +305,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         print(render(facts))
         print("\nnext: dynalab bench tiers   measures device, host and disk of this machine, in a minute")
+        print("      dynalab bench net     measures requests over TCP connections, dynalab bench pools object pools")
     return 0
 
 

@@ -86,10 +86,13 @@ def require_writable(target: Path) -> None:
     Raises
     ------
     ConfigError
-        If it is a directory, or its directory can neither be written to nor made.
+        If it is a directory, a device or the like, or its directory can neither be written to nor made.
     """
     if target.is_dir():
         raise ConfigError(f"out: {str(target)!r} is a directory; name a file in it")
+    if target.exists() and not target.is_file():
+        # The results replace what bears the name: a device would be gone.
+        raise ConfigError(f"out: {str(target)!r} is no file but a device or the like; name a file")
     if not probes.may_write(target.absolute().parent):
         raise ConfigError(f"out: no file can be written to {str(target.absolute().parent)!r}; choose another place")
 

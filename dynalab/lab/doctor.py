@@ -156,6 +156,16 @@ def disk_engines() -> Answer:
     return "ok", value, "posix moves blocks past the page cache without the GIL; the others are options of DiskTier"
 
 
+def event_loop() -> Answer:
+    """Look for uvloop, which makes requests over TCP cheaper."""
+    version = probes.version("uvloop")
+    if version is None or find_spec("uvloop") is None:
+        cure = "pools, clients and endpoints run on it; requests cost less on uvloop: pip install 'dynalab[uvloop]'"
+        return "missing", "asyncio's own, no uvloop", cure
+    use = "clients and endpoints run on either, cheaper within uvloop.run(...); dynalab bench net measures both"
+    return "ok", f"asyncio's own, and uvloop {version}", use
+
+
 def aiperf() -> Answer:
     """Look for AIPerf as a package of this Python, then as a command of another."""
     version = probes.version("aiperf")
@@ -219,6 +229,7 @@ def _checks() -> dict[str, Callable[[], Answer]]:
         "disk, working directory": lambda: disk(os.getcwd()),
         "disk, temporary files": lambda: disk(tempfile.gettempdir()),
         "disk engines": disk_engines,
+        "event loop": event_loop,
         "AIPerf": aiperf,
         "Numba cache": numba_cache,
         "Jupyter kernel": jupyter_kernel,

@@ -131,6 +131,15 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("what", ["net", "pools", "tiers"])
+def test_results_take_the_place_of_no_device(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert cli.main(["bench", what, "--quick", "--out", str(pipe)]) == 2
+    assert f"out: {str(pipe)!r} is no file but a device or the like" in capsys.readouterr().err
+    assert pipe.is_fifo()
+
+
 def running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -191,8 +200,8 @@ def net(**sizes: list[Any]) -> xr.Dataset:
     shape = [len(coords[name]) for name in over]
     ds = xr.Dataset(coords=coords)
     ds["request_rate"] = over, 1000.0 * (np.arange(np.prod(shape)).reshape(shape) + 1)
-    for name in ("request_rate_p10", "request_rate_p90", "limit"):
-        ds[name] = ds.request_rate * 2
+    ds["request_rate_p10"], ds["request_rate_p90"] = ds.request_rate * 0.9, ds.request_rate * 1.1
+    ds["limit"] = ds.request_rate * 2
     ds["latency"] = ds.request_rate * ds.percentile * 1e-9
     ds["client_cpu"] = ds["server_cpu"] = ds.request_rate * 1e-9
     ds["share_of_limit"] = ds.request_rate / ds.limit
@@ -203,7 +212,7 @@ def net(**sizes: list[Any]) -> xr.Dataset:
 def test_the_table_shows_the_best_pool_and_what_was_varied() -> None:
     *_, head, row = cells(bench_net.table(net()))
     assert head[:4] == ["loop", "payload", "callers", "requests/s"]
-    assert row[:5] == ["asyncio", "64 B", "16", "2,000", "4,000-4,000"]
+    assert row[:5] == ["asyncio", "64 B", "16", "2,000", "1,800-2,200"]
     assert row[5:8] == ["100 us", "198 us", "8 x 64"]
     assert row[-1] == "50%"
     lines = cells(bench_net.table(net(server_concurrency=[8, 64], handler_seconds=[0.0, 0.005])))
@@ -213,11 +222,13 @@ def test_the_table_shows_the_best_pool_and_what_was_varied() -> None:
     assert "handler" in bench_net.table(net(handler_seconds=[0.005])).splitlines()[-2], "handlers that all take time"
 
 
-def test_of_equal_pools_the_smallest_is_best() -> None:
+def test_of_pools_that_are_as_fast_the_smallest_is_shown() -> None:
     ds = net(channel_buffer=[8, 64])
-    ds["request_rate"] = ds.request_rate * 0 + 5
-    part = bench_net.best(ds.squeeze())
-    assert (int(part.pool_size), int(part.channel_buffer)) == (1, 8)
+    ds["request_rate"] = (*ds.request_rate.dims,), np.array([70.0, 90, 99, 100]).reshape(ds.request_rate.shape)
+    for spread, shown in ((1.0, (8, 64)), (1.02, (8, 8)), (1.2, (1, 64)), (1.5, (1, 8))):
+        ds["request_rate_p90"] = ds.request_rate * spread
+        part = bench_net.best(ds.squeeze())
+        assert (int(part.pool_size), int(part.channel_buffer)) == shown
 
 
 def test_what_was_not_measured_is_a_dash_in_the_table_of_pools(tmp_path: Path) -> None:

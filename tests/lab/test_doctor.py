@@ -26,6 +26,7 @@ NAMES = [
     "disk, working directory",
     "disk, temporary files",
     "disk engines",
+    "event loop",
     "AIPerf",
     "Numba cache",
     "Jupyter kernel",
@@ -400,3 +401,16 @@ def test_commands_that_dawdle_or_fail_tell_nothing(tmp_path):
     assert probes.output([str(program(tmp_path, "failing", "echo no; exit 3"))], timeout=5) is None
     assert probes.output([str(tmp_path / "absent")], timeout=5) is None
     assert probes.output([str(program(tmp_path, "good", "echo yes"))], timeout=5) == "yes"
+
+
+def test_uvloop_is_told_of_with_what_it_is_for(bare, monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    without = found("event loop")
+    assert (without["status"], without["value"]) == ("missing", "asyncio's own, no uvloop")
+    assert "pip install 'dynalab[uvloop]'" in without["consequence"]
+    bare["uvloop"] = "0.23.0"
+    there = found("event loop")
+    assert (there["status"], "uvloop 0.23.0" in there["value"]) == ("ok", True)
+    assert "dynalab bench net" in there["consequence"]
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert found("event loop")["status"] == "missing", "its files have gone, or it is another Python's"
