@@ -1,0 +1,158 @@
+"""A server that is killed and comes back, again and again: every request has one outcome, and nothing stays behind.
+
+A tenth of the whole by default; all of it, 1,000 connections and 100,000 requests, with ``DYNALAB_WHOLE=1``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from raw_peers import open_sockets, resident, run, settle
+
+from dynalab.errors import CannotConnect, ConnectionLost, ServerOverloaded
+from dynalab.net import TcpConnectionPool
+
+pytestmark = pytest.mark.filterwarnings("error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning")
+
+WHOLE = os.environ.get("DYNALAB_WHOLE") == "1"
+CONNECTIONS, REQUESTS = (1000, 100_000) if WHOLE else (100, 10_000)
+KILLS = 5
+ROOM = 4
+PATHS = ("quick", "plain", "slow")
+#: By the number of the request.
+RETRIES = ("safe", "safe", "safe", "always", "never")
+
+
+class Mortal:
+    """The server's process, and the journal of all of its lives."""
+
+    def __init__(self, journal: Path) -> None:
+        self.journal = journal
+        self.port = 0
+        self.begin()
+
+    def begin(self) -> None:
+        file = Path(__file__).with_name("mortal_server.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(file), str(self.port), str(self.journal)], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+        assert self.address, "the server did not start"
+        self.port = int(self.address.rsplit(":", 1)[1])
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def runs(self) -> Counter[int]:
+        """How often the handler of each request ran."""
+        return Counter(np.fromfile(self.journal, ">u8").tolist())
+
+
+@dataclass
+class Outcomes:
+    answered: list[int] = field(default_factory=list)
+    failed: dict[int, Exception] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.answered) + len(self.failed)
+
+
+def payload(number: int) -> bytes:
+    return number.to_bytes(8, "big") * (1 + number % 5 + 3000 * (number % 500 == 0))
+
+
+async def ask(client: TcpConnectionPool, address: str, numbers: list[int], outcomes: Outcomes) -> None:
+    """Make the requests of one caller, one after the other."""
+    for number in numbers:
+        retry = RETRIES[number % len(RETRIES)]
+        try:
+            found = await client.request(address, PATHS[number % 3], payload(number), retry=retry)
+        except (ConnectionLost, CannotConnect, ServerOverloaded) as error:
+            outcomes.failed[number] = error
+        else:
+            assert found == payload(number), "a response that answers another request"
+            outcomes.answered.append(number)
+
+
+async def load(client: TcpConnectionPool, mortal: Mortal, first: int, n: int, kills: int) -> Outcomes:
+    """Make `n` requests by as many callers as there is room for, and kill the server at even distances."""
+    outcomes, callers = Outcomes(), CONNECTIONS * ROOM
+    async with asyncio.TaskGroup() as group:
+        for caller in range(callers):
+            numbers = [*range(first + caller, first + n, callers)]
+            group.create_task(ask(client, mortal.address, numbers, outcomes))
+        for kill in range(kills):
+            await settle(lambda kill=kill: len(outcomes) >= n * (kill + 1) // (kills + 1), seconds=120)
+            await asyncio.to_thread(mortal.kill)
+            await asyncio.to_thread(mortal.begin)
+    return outcomes
+
+
+def at_rest() -> int:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return resident()
+
+
+@pytest.mark.slow
+def test_every_request_has_one_outcome_whatever_happens_to_the_server(tmp_path):
+    mortal = Mortal(tmp_path / "journal")
+    settings = {"size": CONNECTIONS, "channel_buffer": ROOM, "request_timeout": 100, "retries": 6, "backoff": 0.1}
+
+    async def main():
+        sockets = open_sockets()
+        memory = []
+        # Twice: what the first lap leaves is what any use of it does.
+        for lap in range(2):
+            async with TcpConnectionPool(**settings, seed=lap) as client:
+                assert await client.warm_up(mortal.address, CONNECTIONS) == CONNECTIONS
+                first = lap * REQUESTS
+                outcomes = await load(client, mortal, first, REQUESTS, KILLS if lap or WHOLE else 1)
+                (host,) = client._hosts.values()
+                assert len(host.connections) <= CONNECTIONS
+                assert not host.retired
+                assert not host.waiting
+                assert host.in_flight == 0
+                assert not client._calls
+                counters = client.metrics
+            await settle(lambda: open_sockets() == sockets)
+            memory.append(at_rest())
+
+            numbers = range(first, first + REQUESTS)
+            assert sorted([*outcomes.answered, *outcomes.failed]) == [*numbers]
+            assert counters.requests == REQUESTS
+            assert counters.responses == len(outcomes.answered)
+            assert counters.late == counters.timeouts == counters.bad_frames == 0
+            runs = mortal.runs()
+            for number in outcomes.answered:
+                assert runs[number] == 1 or (runs[number] and RETRIES[number % len(RETRIES)] == "always")
+            for number, error in outcomes.failed.items():
+                if RETRIES[number % len(RETRIES)] != "always":
+                    assert runs[number] <= getattr(error, "maybe_handled", False)
+            lost = [error for error in outcomes.failed.values() if isinstance(error, ConnectionLost)]
+            assert lost, "the server was killed while it was idle: nothing was tried"
+            assert any(runs[number] > 1 for number in numbers) or not WHOLE
+        print(
+            f"{REQUESTS} requests on {CONNECTIONS} connections, {KILLS} kills: {len(outcomes.answered)} answered, "
+            f"{len(lost)} lost, {len(outcomes.failed) - len(lost)} unreachable, {counters.retries} retries, "
+            f"{sum(runs[n] > 1 for n in numbers)} handled twice, memory {memory[1] - memory[0]:+d} bytes"
+        )
+        assert memory[1] - memory[0] < 24 * 2**20
+
+    try:
+        run(main(), seconds=500)
+    finally:
+        mortal.kill()
