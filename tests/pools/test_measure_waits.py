@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from itertools import count
 from typing import Any
@@ -120,6 +121,7 @@ def test_real_time_is_measured_and_not_assumed() -> None:
     sizes = count(1)
     found = measure_waits(lambda: Pool(range(next(sizes))), arrivals, services, virtual=False, sample_s=0.01)
     assert found.clock == "real time"
+    assert gc.get_freeze_count() == 0, "collections go on as before"
     assert found.capacity.values.tolist() == [1, 2, 3]
     assert np.all(found.arrival.values >= arrivals - 1e-9), "nobody comes early"
     assert np.all(found.service.values >= services - 1e-9)
