@@ -31,6 +31,7 @@ def reasons(settings: Mapping[str, str], evidence: Mapping[str, Any]) -> dict[st
     )
     wait, share = _time(e["wait_target_s"]), _percent(e["wait_share"])
     peak = f"{e['rate_peak']:,.4g} requests/s in the busiest {_time(e['window_s'])}"
+    formula = "peak concurrency stands for a formula:" if e["shorter_than_window"] else "G/G/c needs"
     return {
         "DYN_TCP_POOL_SIZE": _connections(e, connections) if reply else _carriers(e, connections, peak),
         "DYN_TCP_CHANNEL_BUFFER": (
@@ -42,7 +43,7 @@ def reasons(settings: Mapping[str, str], evidence: Mapping[str, Any]) -> dict[st
         ),
         "DYN_TCP_WORKER_POOL_SIZE": (
             f"{peak}, {_time(e['service_mean_s'])} each, keep {e['load_peak']:,.4g} permits in use; for "
-            f"{share} of requests to wait {wait} at most, G/G/c needs {e['permits_by_formula']} and the trace itself "
+            f"{share} of requests to wait {wait} at most, {formula} {e['permits_by_formula']} and the trace itself "
             f"{e['permits_by_replay']}; with {permits} it is {_time(e['wait_replayed_s'])}; its peak "
             f"concurrency, {e['concurrency_peak']}, would be without any wait"
         ),
@@ -86,6 +87,11 @@ def warnings(settings: Mapping[str, str], evidence: Mapping[str, Any]) -> list[s
         "service times are taken as they are: where a worker slows down with concurrency, permits beyond its knee only "
         "slow it down"
     ]
+    if e["shorter_than_window"]:
+        found.append(
+            f"all requests came in less than the {_time(e['window_s'])} over which a peak is taken: too short to tell a "
+            "rate that lasts, so that permits are their peak concurrency"
+        )
     if e["requests_left_out"]:
         found.append(
             f"only the {e['requests'] * e['workers']:,} requests that follow each other most closely were looked at, "

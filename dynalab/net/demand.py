@@ -57,6 +57,11 @@ class Demand:
         return float(self.services.mean())
 
     @property
+    def short(self) -> bool:
+        """Whether the requests came in less time than the window is long."""
+        return bool(self.arrivals[-1] - self.arrivals[0] < self.window_s)
+
+    @property
     def cv2_service(self) -> float:
         """Squared coefficient of variation of the seconds of handling."""
         return squared_variation(self.services)

@@ -183,6 +183,7 @@ def recommend_tcp(
         "rate_mean": _r(demand.rate),
         "rate_peak": _r(demand.rate_peak),
         "window_s": _r(demand.window_s),
+        "shorter_than_window": demand.short,
         "cv2_arrivals": _r(demand.cv2_arrivals),
         "service_mean_s": _r(demand.service_s),
         "service_p99_s": _r(np.quantile(demand.services, 0.99)),
@@ -221,11 +222,17 @@ def recommend_tcp(
 
 
 def _permits(demand: Demand, wait: float, share: float) -> tuple[int, int]:
-    """Return the least permits by the formula at the peak rate, and by replaying the requests."""
-    formula = servers_for_wait(
-        wait, share, demand.rate_peak, demand.service_s, demand.cv2_arrivals, demand.cv2_service, "whitt"
-    )
-    few, enough = 0, int(in_system(demand.arrivals, demand.services).max())
+    """Return the least permits by the formula at the peak rate, and by replaying the requests.
+
+    A trace that is shorter than the window tells no rate that lasts: there its peak concurrency stands for the formula.
+    """
+    peak = int(in_system(demand.arrivals, demand.services).max())
+    formula = peak
+    if not demand.short:
+        formula = servers_for_wait(
+            wait, share, demand.rate_peak, demand.service_s, demand.cv2_arrivals, demand.cv2_service, "whitt"
+        )
+    few, enough = 0, peak
     while enough - few > 1:
         middle = (few + enough) // 2
         if np.quantile(fifo_waits(demand.arrivals, demand.services, middle), share) <= wait:

@@ -179,11 +179,20 @@ def test_order_and_origin_do_not_matter() -> None:
 
 def test_what_does_not_fit_is_told() -> None:
     arrivals = np.r_[np.zeros(50), np.arange(1, 2000, 10.0)]
-    advice = recommend_tcp(arrivals, np.full(arrivals.size, 4.0), share=0.5, patience_s=1.0, window_s=2000)
+    advice = recommend_tcp(arrivals, np.full(arrivals.size, 4.0), share=0.5, patience_s=1.0, window_s=1900)
     assert any("does not fit" in text for text in advice.warnings)
     services = np.random.default_rng(0).exponential(2.0, 4000)
     crowded = recommend_tcp(np.cumsum(np.full(4000, 0.001)), services, reply=True, wait_s=0.0)
     assert any("limit of open files" in text for text in crowded.warnings)
+
+
+def test_a_short_trace_tells_no_rate_that_lasts() -> None:
+    advice = recommend_tcp([0.0, 0.001, 0.002, 0.003], 30.0)
+    assert advice.evidence["rate_peak"] > 900
+    assert sizes(advice)["worker_pool_size"] == 4, "as many as there are, not what a thousand a second would need"
+    assert any("too short" in text for text in advice.warnings)
+    assert "peak concurrency stands" in advice.reasons["DYN_TCP_WORKER_POOL_SIZE"]
+    assert not any("too short" in text for text in recommend_tcp(*trace(7)).warnings)
 
 
 def test_of_a_long_trace_the_densest_part(monkeypatch: pytest.MonkeyPatch) -> None:
