@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from dynalab.errors import FrameError, HandlerFailed, NetError, ServerOverloaded, ServerUnavailable
+from dynalab.errors import (
+    CannotConnect,
+    ConnectionLost,
+    FrameError,
+    HandlerFailed,
+    NetError,
+    RequestTimeout,
+    ServerOverloaded,
+    ServerUnavailable,
+)
 from dynalab.net.frames import STATUS_FAILED, STATUS_OK, STATUS_OVERLOADED, STATUS_REFUSED, STATUS_UNAVAILABLE
 from dynalab.net.writer import Payload
 
@@ -99,3 +108,28 @@ def body_of(response: bytes | bytearray, call: Call, host: Host) -> bytes | byte
     if status == STATUS_UNAVAILABLE:
         raise ServerUnavailable(f"{host.address}: {text}")
     raise NetError(f"{host.address}: refused the request: {text}")
+
+
+def outcome_of(failure: BaseException, call: Call, host: Host, seconds: float) -> BaseException:
+    """Return what the caller is told of a failed attempt, and count it."""
+    counters, error = host.counters, failure
+    if isinstance(failure, asyncio.CancelledError):
+        counters.cancelled += 1
+        call.abandon()
+    elif isinstance(failure, ConnectionLost):
+        counters.lost += 1
+        # One loss ends many requests: each gets an error of its own.
+        error = ConnectionLost(str(failure), maybe_handled=call.begun)
+        error.__cause__ = failure.__cause__
+    elif isinstance(failure, CannotConnect):
+        counters.unreachable += 1
+        error = CannotConnect(str(failure))
+        error.__cause__ = failure.__cause__
+    elif isinstance(failure, TimeoutError):
+        counters.timeouts += 1
+        call.abandon()
+        # The call keeps its place, with its future and this error: they shall not keep the caller's frame.
+        failure.__traceback__ = None
+        what = f"{host.address}: no response to {call.path!r} within {seconds:g} s"
+        error = RequestTimeout(what, maybe_handled=call.begun)
+    return error

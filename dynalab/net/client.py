@@ -15,12 +15,11 @@ from dynalab.errors import (
     ConnectionLost,
     NetClosed,
     NetError,
-    RequestTimeout,
     ServerOverloaded,
     unknown,
 )
 from dynalab.net.address import Address, parse_address
-from dynalab.net.call import Call, body_of, flat
+from dynalab.net.call import Call, body_of, flat, outcome_of
 from dynalab.net.config import TcpClientConfig
 from dynalab.net.frames import encode_request_head
 from dynalab.net.host import Host
@@ -179,12 +178,17 @@ class TcpConnectionPool:
                 host.submit(call)
                 return body_of(await call.future, call, host)
             except BaseException as failure:
-                error = _outcome(failure, call, host, seconds)
-                pause = self._pause_before_retry(error, retry, attempt, deadline)
-                if pause is None:
-                    raise error from error.__cause__
+                error = outcome_of(failure, call, host, seconds)
+                try:
+                    pause = self._pause_before_retry(error, retry, attempt, deadline)
+                    if pause is None:
+                        raise error from error.__cause__
+                finally:
+                    # Its traceback holds this frame: in turn, they would keep the payload until the next collection.
+                    del error
             finally:
                 calls.discard(call)
+                del call
             await asyncio.sleep(pause)
             if self.closed:
                 raise _closed()
@@ -370,29 +374,6 @@ class TcpConnectionPool:
         gauges = {name: int(value) for name, (_, value) in self._gauges().items()}
         told = ", ".join(f"{name}={value}" for name, value in gauges.items())
         return f"TcpConnectionPool(size={self.config.size}, {told}{', closed' if self.closed else ''})"
-
-
-def _outcome(failure: BaseException, call: Call, host: Host, seconds: float) -> BaseException:
-    """Return what the caller is told of a failed attempt, and count it."""
-    counters, error = host.counters, failure
-    if isinstance(failure, asyncio.CancelledError):
-        counters.cancelled += 1
-        call.abandon()
-    elif isinstance(failure, ConnectionLost):
-        counters.lost += 1
-        # One loss ends many requests: each gets an error of its own.
-        error = ConnectionLost(str(failure), maybe_handled=call.begun)
-        error.__cause__ = failure.__cause__
-    elif isinstance(failure, CannotConnect):
-        counters.unreachable += 1
-        error = CannotConnect(str(failure))
-        error.__cause__ = failure.__cause__
-    elif isinstance(failure, TimeoutError):
-        counters.timeouts += 1
-        call.abandon()
-        what = f"{host.address}: no response to {call.path!r} within {seconds:g} s"
-        error = RequestTimeout(what, maybe_handled=call.begun)
-    return error
 
 
 def _closed() -> NetClosed:

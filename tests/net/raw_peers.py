@@ -21,7 +21,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 def request(path: str = "echo", payload: bytes = b"", status: bool = True, **headers: str) -> bytes:
     """Make a request's frame without our encoder."""
     name = path.encode()
-    told = json.dumps(headers | ({"x-reply": "status"} if status else {})).encode()
+    told = json.dumps(headers | ({"x-reply": "status"} if status else {}), separators=(",", ":")).encode()
     return struct.pack(">H", len(name)) + name + struct.pack(">H", len(told)) + told + announce(len(payload)) + payload
 
 
