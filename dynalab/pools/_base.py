@@ -165,7 +165,6 @@ class BasePool(Store[T], Generic[T]):
             return self._replace(value)
         except BaseException as error:
             # Not dropped: a peer that is down for a minute must not empty the pool for good.
-            self._careful = True
             self._put_back(Condemned(value))
             if isinstance(error, Exception):
                 raise PoolError(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
+import sys
+import warnings
 import weakref
 from collections import Counter
 
@@ -80,3 +83,63 @@ def test_ten_thousand_waiters_on_eight_items(seed):
     pool = asyncio.run(main())
     gc.collect()
     assert pool() is None, "something of the crowd still holds the pool"
+
+
+def test_tasks_threads_and_garbage_on_one_pool():
+    """Tasks that are cancelled, threads, items that nobody releases, a hook that fails: all values come home."""
+
+    def fail_sometimes(value):
+        if draw.random() < 0.1:
+            raise ValueError
+
+    def thread(number):
+        mine = random.Random(number)
+        for _ in range(100):
+            try:
+                item = pool.acquire_blocking(mine.choice([10, 0, 1e-4, 1e-3]))
+            except PoolTimeout:
+                continue
+            if mine.random() < 0.1:
+                cycle = [item]
+                cycle.append(cycle)
+                del item, cycle
+                continue
+            with contextlib.suppress(ValueError):
+                (item.share() if mine.random() < 0.2 else item).release()
+
+    async def task(number):
+        mine = random.Random(number)
+        for _ in range(20):
+            with contextlib.suppress(PoolTimeout, ValueError):
+                async with pool.acquire(mine.choice([10, 0, 1e-4, 1e-3])):
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    async def main():
+        tasks = [asyncio.create_task(task(number)) for number in range(100)]
+        threads = [asyncio.create_task(asyncio.to_thread(thread, number)) for number in range(4)]
+        while not all(each.done() for each in threads):
+            tasks[draw.randrange(len(tasks))].cancel()
+            gc.collect()
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*threads)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        gc.collect()
+        metrics = pool.metrics
+        assert (metrics.in_use, metrics.waiting, metrics.capacity) == (0, 0, 4)
+        assert min(metrics.leaked, metrics.unhealthy, metrics.cancelled) > 0
+        assert sorted(await pool.aclose(timeout=10)) == [0, 1, 2, 3]
+        assert len(asyncio.all_tasks()) == 1
+
+    draw = random.Random(0)
+    pool = Pool(range(4), on_return=fail_sometimes, replace=lambda value: value)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    gc.freeze()  # all that was there before need not be looked through each time
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            asyncio.run(main())
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(interval)

@@ -189,6 +189,15 @@ def test_closing_turns_waiters_away_and_waits_for_items():
     assert pool.closed
 
 
+def test_a_closed_pool_gives_back_values_whose_hook_failed():
+    pool = SyncPool(["a"], on_return=lambda value: value.missing)
+    item = pool.acquire()
+    pool.close()
+    with pytest.raises(AttributeError):
+        item.release()
+    assert pool.close_and_wait(timeout=1) == ["a"]
+
+
 def test_everybody_is_told_when_no_healthy_value_is_left():
     pool = SyncPool([1], check=lambda value: value == 1)
     held = pool.acquire()
