@@ -129,7 +129,8 @@ def network_figure(found: NetworkAdvice) -> Figure:
     if permits:
         ax.axhline(int(permits), color=RED, linestyle="--", label=f"permits: {permits}")
         mean = found.advice.evidence["load_mean"]
-        ax.axhline(mean, color=BLUE, linewidth=1, linestyle=":", label=f"mean: {mean:.3g}")
+        if not found.advice.evidence["shorter_than_window"]:
+            ax.axhline(mean, color=BLUE, linewidth=1, linestyle=":", label=f"mean: {mean:.3g}")
     ax.set(
         xlabel="time (min)",
         ylabel="requests handled at once\n(simulated, no waiting)",

@@ -89,8 +89,8 @@ def warnings(settings: Mapping[str, str], evidence: Mapping[str, Any]) -> list[s
     ]
     if e["shorter_than_window"]:
         found.append(
-            f"all requests came in less than the {_time(e['window_s'])} over which a peak is taken: too short to tell a "
-            "rate that lasts, so that permits are their peak concurrency"
+            f"all requests came in less than the {_time(e['window_s'])} over which a peak is taken: too short to tell "
+            "a rate that lasts, so that permits are their peak concurrency"
         )
     if e["requests_left_out"]:
         found.append(
