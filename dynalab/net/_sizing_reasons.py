@@ -44,8 +44,8 @@ def reasons(settings: Mapping[str, str], evidence: Mapping[str, Any]) -> dict[st
         "DYN_TCP_WORKER_POOL_SIZE": (
             f"{peak}, {_time(e['service_mean_s'])} each, keep {e['load_peak']:,.4g} permits in use; for "
             f"{share} of requests to wait {wait} at most, {formula} {e['permits_by_formula']} and the trace itself "
-            f"{e['permits_by_replay']}; with {permits} it is {_time(e['wait_replayed_s'])}; its peak "
-            f"concurrency, {e['concurrency_peak']}, would be without any wait"
+            f"{e['permits_by_replay']}; with {permits} it is {_time(e['wait_replayed_s'])}; with "
+            f"{e['concurrency_peak']}, its peak concurrency, nobody in it would have waited"
         ),
         "DYN_TCP_WORK_QUEUE_SIZE": (
             f"{permits} permits at {_time(e['service_mean_s'])} each serve {e['queue_useful']} in the "
