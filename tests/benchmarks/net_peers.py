@@ -25,8 +25,8 @@ Client = Callable[[str, int, int], AbstractAsyncContextManager[list[Call]]]
 
 
 @contextmanager
-def servers(loop: str) -> Iterator[dict[str, str]]:
-    """Start the process of all servers; yields the address of each."""
+def servers(loop: str, cores: set[int]) -> Iterator[dict[str, str]]:
+    """Start the process of all servers on some cores; yields the address of each."""
     here = str(Path(__file__).parent)
     process = subprocess.Popen(
         [sys.executable, str(Path(here, "net_server_main.py")), loop],
@@ -38,6 +38,7 @@ def servers(loop: str) -> Iterator[dict[str, str]]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
+        os.sched_setaffinity(process.pid, cores)
         yield json.loads(process.stdout.readline())
     finally:
         process.stdin.close()
