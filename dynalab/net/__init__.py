@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dynalab.net.endpoint import SharedTcpEndpoint
     from dynalab.net.frames import encode_request_head, encode_response_head
     from dynalab.net.loops import LoopThread, loop_factory
+    from dynalab.net.sizing import TcpAdvice, recommend_tcp
     from dynalab.net.tls import TlsClient, TlsServer, explain_tls
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "RequestFrame",
     "ResponseDecoder",
     "SharedTcpEndpoint",
+    "TcpAdvice",
     "TcpClientConfig",
     "TcpConnectionPool",
     "TcpServerConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "explain_tls",
     "loop_factory",
     "parse_address",
+    "recommend_tcp",
 ]
 
 _HOME = {
@@ -40,6 +43,7 @@ _HOME = {
     "RequestFrame": "decoder",
     "ResponseDecoder": "decoder",
     "SharedTcpEndpoint": "endpoint",
+    "TcpAdvice": "sizing",
     "TcpClientConfig": "config",
     "TcpConnectionPool": "client",
     "TcpServerConfig": "config",
@@ -50,6 +54,7 @@ _HOME = {
     "explain_tls": "tls",
     "loop_factory": "loops",
     "parse_address": "address",
+    "recommend_tcp": "sizing",
 }
 
 
