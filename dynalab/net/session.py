@@ -18,7 +18,7 @@ from dynalab.net.frames import (
     STATUS_UNAVAILABLE,
     encode_response_head,
 )
-from dynalab.net.writer import FrameWriter, Payload
+from dynalab.net.writer import HIGH_WATER, FrameWriter, Payload
 
 if TYPE_CHECKING:
     from dynalab.net.endpoint import SharedTcpEndpoint
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Requests of one connection that may be unanswered; beyond them nothing more is read.
 PIPELINE: Final = 4096
 #: Reasons for not reading.
-_BYTES, _ANSWERS = 1, 2
+_BYTES, _ANSWERS, _ENDING, _BACKLOG = 1, 2, 4, 8
 #: The status byte of a response, by status.
 _STATUS: Final = tuple(bytes([status]) for status in range(STATUS_REFUSED + 1))
 
@@ -51,7 +51,10 @@ class Session(asyncio.BufferedProtocol):
         self._writer = FrameWriter(endpoint.counters, keep_payloads=True)
         self._transport: asyncio.Transport | None = None
         self._open: deque[Exchange] = deque()
+        self._backlog: deque[RequestFrame] = deque()
+        self._broken: FrameError | None = None
         self._flush_scheduled = False
+        self._catching_up = False
         self._held_back = 0
         self._incoming = 0
         self._wanted: int | None = None
@@ -107,9 +110,14 @@ class Session(asyncio.BufferedProtocol):
         self._writer.withdraw()
         self._writer.large = None
         self._open.clear()
-        # What handlers hold is theirs until they end; the rest goes back now: one payload at most, and responses.
+        # What handlers hold is theirs until they end; the rest goes back now: requests, and responses.
         budget = self.endpoint.budget
         budget.forget(self)
+        for frame in self._backlog:
+            budget.give(len(frame.payload))
+            self._incoming -= len(frame.payload)
+            self.held -= len(frame.payload)
+        self._backlog.clear()
         budget.give(self._incoming)
         budget.sent(self.held - self.with_handlers - self._incoming)
         self.held = self.with_handlers = self._incoming = 0
@@ -119,7 +127,11 @@ class Session(asyncio.BufferedProtocol):
 
     def _take(self, frames: Sequence[RequestFrame]) -> None:
         self._taking = True
-        for frame in frames:
+        for n, frame in enumerate(frames):
+            if self._backlog or (self.held > HIGH_WATER and self._full()):
+                self._backlog.extend(frames[n:])
+                self._hold_back(_BACKLOG)
+                break
             self._accept(frame)
         self._taking = False
         if not self._decoder.in_frame:
@@ -161,6 +173,9 @@ class Session(asyncio.BufferedProtocol):
 
     def _refuse(self, error: FrameError) -> None:
         """Answer what no frame can follow, and close once everything is answered."""
+        if self._backlog:
+            self._broken = error
+            return
         self.endpoint.counters.bad_frames += 1
         exchange = Exchange(self, with_status=False, held=0)
         self._open.append(exchange)
@@ -212,11 +227,35 @@ class Session(asyncio.BufferedProtocol):
             self._hold_back(_ANSWERS)
         elif self._held_back & _ANSWERS:
             self._let_go(_ANSWERS)
-        if self._ending and not self._open and self._writer.idle and self._transport is not None:
+        if self._backlog and not self._catching_up and not self._full():
+            self._catching_up = True
+            self._loop.call_soon(self._catch_up)
+        if self._ending and not self._open and not self._backlog and self._writer.idle and self._transport is not None:
             self._transport.close()
             if self._transport.get_write_buffer_size():
                 # The last bytes, too, must be read in time.
                 self.blocked_since = self._loop.time()
+
+    def _full(self) -> bool:
+        """Whether so much is unsent that no more handlers shall be called: those that run may add to it as it is."""
+        unsent = self.held - self.with_handlers - self._incoming
+        if unsent <= HIGH_WATER:
+            return False
+        budget = self.endpoint.budget
+        return unsent > self.endpoint.config.connection_bytes or budget.used > budget.total
+
+    def _catch_up(self) -> None:
+        """Take the requests that had to wait for their peer to read."""
+        self._catching_up = False
+        if self.closed:
+            return
+        frames = [*self._backlog]
+        self._backlog.clear()
+        if self._held_back & _BACKLOG:
+            self._let_go(_BACKLOG)
+        self._take(frames)
+        if self._broken is not None and not self._backlog:
+            self._refuse(self._broken)
 
     # Bounds.
 
@@ -281,7 +320,7 @@ class Session(asyncio.BufferedProtocol):
     def finish(self) -> None:
         """Read no more, and close once everything is answered."""
         self._ending = True
-        self._held_back |= 4
+        self._held_back |= _ENDING
         self.frame_since = None
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
