@@ -88,8 +88,10 @@ def body_of(response: bytes | bytearray, call: Call, host: Host) -> bytes | byte
     """Take the status off a response, and raise the error that it stands for."""
     status = response[0]
     if status > STATUS_REFUSED:
-        # Text without a status: the server could not read the request, and closes the connection.
+        # Text without a status: the server could not read the request, nor anything behind it.
         host.counters.rejected += 1
+        if call.connection is not None:
+            call.connection.abort(ConnectionLost(f"{host.address} stopped reading at a request that it refused"))
         raise NetError(f"{host.address}: refused the request: {response.decode(errors='replace')}")
     if isinstance(response, bytearray):
         # In place: a bytearray moves its beginning, not its content.
