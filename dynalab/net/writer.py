@@ -7,7 +7,7 @@ from collections import deque
 from typing import Final, Protocol
 
 #: A payload up to this many bytes is joined with its neighbours: one copy costs less than a call of the system.
-JOIN: Final = 16 << 10
+JOIN: Final = 64 << 10
 #: Bytes that are joined before they are written.
 BATCH: Final = 64 << 10
 #: Bytes of a large payload that are handed to the transport at a time. What the socket does not take at once, the
@@ -106,8 +106,11 @@ class FrameWriter:
                 if size < BATCH:
                     continue
             else:
-                size += len(head)
-                self.large = (memoryview(payload), 0, owner)
+                # With its first bytes: a head alone would wake the peer for nothing.
+                view = memoryview(payload)
+                parts.append(view[:JOIN])
+                size += len(head) + JOIN
+                self.large = (view, JOIN, owner)
             self._counters.bytes_sent += size
             write(parts[0] if len(parts) == 1 else b"".join(parts))
             parts, size = [], 0
