@@ -48,6 +48,8 @@ def accounted(client):
     return c.requests + c.retries == ended
 
 
+#: Of an endpoint that never lacks room, and of some that have less than the requests need.
+BOUNDS = [{}, {"connection_bytes": 50_000}, {"total_bytes": 100_000}, {"connection_bytes": 9_000, "total_bytes": 9_000}]
 PLAN = st.lists(
     st.tuples(
         st.integers(0, 12),  # milliseconds that the handler takes
@@ -62,14 +64,15 @@ PLAN = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=25)
-@given(PLAN, st.integers(1, 3), st.integers(1, 6), st.sampled_from([1, 3, 50]))
-def test_a_late_response_never_answers_another_request(plan, size, room, permits):
+@settings(max_examples=60)
+@given(PLAN, st.integers(1, 3), st.integers(1, 6), st.sampled_from([1, 3, 50]), st.sampled_from(BOUNDS))
+def test_a_late_response_never_answers_another_request(plan, size, room, permits, bounds):
     async def one(client, address, number, step):
         milliseconds, nbytes, timeout, cancelled_after, asked_after = step
         await asyncio.sleep(asked_after)
         payload = bytes([milliseconds]) + number.to_bytes(2, "big") * nbytes
-        task = asyncio.create_task(client.request(address, "delayed", payload, timeout=timeout))
+        path = "delayed" if milliseconds else "echo"
+        task = asyncio.create_task(client.request(address, path, payload, timeout=timeout))
         if cancelled_after is not None:
             await asyncio.sleep(cancelled_after)
             task.cancel()
@@ -84,10 +87,11 @@ def test_a_late_response_never_answers_another_request(plan, size, room, permits
 
     async def main():
         async with (
-            SharedTcpEndpoint(max_concurrency=permits, queue=20) as server,
+            SharedTcpEndpoint(max_concurrency=permits, queue=20, **bounds) as server,
             TcpConnectionPool(size=size, channel_buffer=room, retries=1) as client,
         ):
             server.register("delayed", delayed)
+            server.register("echo", echo)
             await asyncio.gather(*(one(client, server.address, number, step) for number, step in enumerate(plan)))
             (host,) = client._hosts.values()
             # All places in the order are given back, by the responses that nobody waited for.
