@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from dynalab.errors import ConfigError
+from dynalab.units import parse_duration, parse_size
 
 
 class Spec(BaseModel):
@@ -39,3 +41,23 @@ def _first_line(error: ValidationError, spec: type[Spec]) -> str:
     if first["type"] == "extra_forbidden":
         return f"{field} is no field of it; write one of {', '.join(spec.model_fields)}"
     return f"{field}: {first['input']!r:.80}: {message[0].lower()}{message[1:]}"
+
+
+# What people write where a field wants bytes, seconds or several values: for pydantic's BeforeValidator.
+
+
+def as_size(value: object, info: ValidationInfo) -> int:
+    """Read a size such as "8GiB" [bytes]."""
+    return parse_size(value, field=str(info.field_name))
+
+
+def as_seconds(value: object, info: ValidationInfo) -> float:
+    """Read a duration such as "5s" [s]."""
+    return parse_duration(value, field=str(info.field_name))
+
+
+def as_list(value: object) -> list[Any]:
+    """Return values without repetition, from a text such as "1,4,16" too."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    return list(dict.fromkeys(value)) if isinstance(value, Iterable) else [value]

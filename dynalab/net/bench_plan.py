@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Iterable
 from importlib.util import find_spec
 from itertools import product
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
@@ -12,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dynalab.errors import ConfigError
-from dynalab.spec import Spec
-from dynalab.units import format_duration, format_size, parse_duration, parse_size
+from dynalab.spec import Spec, as_list, as_seconds
+from dynalab.units import format_duration, format_size, parse_size
 
 #: Largest payload, and most bytes of payloads under way at once: a client, a server and the kernel hold them.
 MOST_PAYLOAD: Final = 31 << 20
@@ -28,27 +27,12 @@ def _payload(value: object) -> int:
     return parse_size(value, field="payload_bytes")
 
 
-def _seconds(value: object) -> float:
-    return parse_duration(value, field="seconds")
-
-
-def _handler_seconds(value: object) -> float:
-    return parse_duration(value, field="handler_seconds")
-
-
-def _list(value: object) -> list[Any]:
-    """Return values without repetition, from a text such as "1,16,256" too."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    return list(dict.fromkeys(value)) if isinstance(value, Iterable) else [value]
-
-
 def _loops() -> tuple[Any, ...]:
     return ("asyncio", "uvloop") if find_spec("uvloop") else ("asyncio",)
 
 
 _Count = Annotated[int, Field(ge=1, le=4096)]
-_Counts = Annotated[tuple[_Count, ...], BeforeValidator(_list), Field(min_length=1)]
+_Counts = Annotated[tuple[_Count, ...], BeforeValidator(as_list), Field(min_length=1)]
 
 
 class Case(NamedTuple):
@@ -83,13 +67,13 @@ class NetBenchPlan(Spec):
 
     _what: ClassVar[str] = "bench"
 
-    loops: Annotated[tuple[Literal["asyncio", "uvloop"], ...], BeforeValidator(_list), Field(min_length=1)] = Field(
+    loops: Annotated[tuple[Literal["asyncio", "uvloop"], ...], BeforeValidator(as_list), Field(min_length=1)] = Field(
         default_factory=_loops,
         description="kinds of event loop, the same on both sides: asyncio, uvloop; by default those installed",
     )
     payload_bytes: Annotated[
         tuple[Annotated[int, BeforeValidator(_payload), Field(ge=1, le=MOST_PAYLOAD)], ...],
-        BeforeValidator(_list),
+        BeforeValidator(as_list),
         Field(min_length=1),
     ] = Field(default=(64, 4 << 10, 64 << 10, 1 << 20), description="bytes of a request, and of its reply")
     concurrency: _Counts = Field(default=(1, 16, 256), description="callers that each have one request under way")
@@ -101,11 +85,11 @@ class NetBenchPlan(Spec):
         default=(64,), description="handlers that the server runs at a time (DYN_TCP_WORKER_POOL_SIZE)"
     )
     handler_seconds: Annotated[
-        tuple[Annotated[float, BeforeValidator(_handler_seconds), Field(le=60)], ...],
-        BeforeValidator(_list),
+        tuple[Annotated[float, BeforeValidator(as_seconds), Field(le=60)], ...],
+        BeforeValidator(as_list),
         Field(min_length=1),
     ] = Field(default=(0.0,), description="how long a handler waits before it replies [s]")
-    seconds: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] = Field(
+    seconds: Annotated[float, BeforeValidator(as_seconds), Field(gt=0)] = Field(
         default=35.0, description="time to spend; three rounds are made in any case"
     )
     seed: int = Field(default=0, ge=0, description="of the payloads' bytes and of the order of the cases")

@@ -9,32 +9,23 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import BeforeValidator, Field
 
 from dynalab.net._env import Variable, name_of_host, read_variables, seconds, seconds_or_none, size, whole
 from dynalab.net.frames import MAX_MESSAGE
-from dynalab.spec import Spec
-from dynalab.units import parse_duration, parse_size
+from dynalab.spec import Spec, as_seconds, as_size
 
 # Room for the texts of errors; and what the wire's lengths can tell.
 _LEAST_MESSAGE: Final = 1024
 _MOST_MESSAGE: Final = 2**32 - 1
 
 
-def _size(value: object, info: ValidationInfo) -> int:
-    return parse_size(value, field=str(info.field_name))
-
-
-def _seconds(value: object, info: ValidationInfo) -> float:
-    return parse_duration(value, field=str(info.field_name))
-
-
 _Count = Annotated[int, Field(ge=1, strict=True)]
 _CountOrNone = Annotated[int, Field(ge=0, strict=True)]
-_Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-_SecondsOrNone = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
-_Message = Annotated[int, BeforeValidator(_size), Field(ge=_LEAST_MESSAGE, le=_MOST_MESSAGE)]
-_Bytes = Annotated[int, BeforeValidator(_size), Field(ge=_LEAST_MESSAGE)]
+_Seconds = Annotated[float, BeforeValidator(as_seconds), Field(gt=0)]
+_SecondsOrNone = Annotated[float, BeforeValidator(as_seconds), Field(ge=0)]
+_Message = Annotated[int, BeforeValidator(as_size), Field(ge=_LEAST_MESSAGE, le=_MOST_MESSAGE)]
+_Bytes = Annotated[int, BeforeValidator(as_size), Field(ge=_LEAST_MESSAGE)]
 
 
 class TcpClientConfig(Spec):

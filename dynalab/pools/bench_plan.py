@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import BeforeValidator, Field
 
-from dynalab.spec import Spec
-from dynalab.units import parse_duration
-
-
-def _seconds(value: object, info: ValidationInfo) -> float:
-    return parse_duration(value, field=str(info.field_name))
-
-
-def _list(value: object) -> list[Any]:
-    """Return values without repetition, from a text such as "1,4,16" too."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    return list(dict.fromkeys(value)) if isinstance(value, Iterable) else [value]
-
+from dynalab.spec import Spec, as_list, as_seconds
 
 #: The kinds of pool: `SyncPool`, and `Pool` by the loop that it runs on.
 KINDS: Final = ("threads", "asyncio", "uvloop")
-_Counts = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], BeforeValidator(_list), Field(min_length=1)]
+_Counts = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], BeforeValidator(as_list), Field(min_length=1)]
 
 
 class PoolBenchPlan(Spec):
@@ -48,7 +34,7 @@ class PoolBenchPlan(Spec):
     _what: ClassVar[str] = "pool bench"
 
     kinds: Annotated[
-        tuple[Literal["threads", "asyncio", "uvloop"], ...], BeforeValidator(_list), Field(min_length=1)
+        tuple[Literal["threads", "asyncio", "uvloop"], ...], BeforeValidator(as_list), Field(min_length=1)
     ] = Field(
         default_factory=lambda: tuple(kind for kind in KINDS if kind != "uvloop" or find_spec("uvloop")),
         description="threads (SyncPool), asyncio and uvloop (Pool on that loop); by default all that are installed",
@@ -56,7 +42,7 @@ class PoolBenchPlan(Spec):
     items: _Counts = Field(default=(1, 8), description="values in the pool")
     threads: _Counts = Field(default=(1, 2, 4, 8, 16), description="threads that borrow at a time")
     tasks: _Counts = Field(default=(1, 4, 16, 64, 256), description="tasks that borrow at a time")
-    seconds: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] = Field(
+    seconds: Annotated[float, BeforeValidator(as_seconds), Field(gt=0)] = Field(
         default=10.0, description="time to spend; three rounds are made in any case"
     )
     seed: int = Field(default=0, ge=0, description="of the order of cases")

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dynalab.errors import ConfigError, TierFull
-from dynalab.spec import Spec
+from dynalab.spec import Spec, as_list, as_seconds, as_size
 from dynalab.tiers.bench_cases import layout_of
 from dynalab.tiers.bench_limits import LARGE, PIECE
-from dynalab.units import format_size, parse_duration, parse_size
+from dynalab.units import format_size, parse_size
 
 BLOCK_SIZES: Final = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
 BATCHES: Final = (1, 4, 16, 64)
-
-
-def _size(value: object, info: ValidationInfo) -> int:
-    return parse_size(value, field=str(info.field_name))
 
 
 def _block_size(value: object) -> int:
@@ -30,18 +25,7 @@ def _block_size(value: object) -> int:
     return size
 
 
-def _seconds(value: object, info: ValidationInfo) -> float:
-    return parse_duration(value, field=str(info.field_name))
-
-
-def _list(value: object) -> list[Any]:
-    """Return values without repetition, from a text such as "1,4,16" too."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    return list(dict.fromkeys(value)) if isinstance(value, Iterable) else [value]
-
-
-_Size = Annotated[int, BeforeValidator(_size)]
+_Size = Annotated[int, BeforeValidator(as_size)]
 _Count = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -71,13 +55,13 @@ class BenchPlan(Spec):
     host: _Size = Field(default=256 << 20, gt=0, description="bytes of the host tier")
     disk: _Size = Field(default=2 << 30, description="bytes of the disk tier, shared out among block sizes; 0 for none")
     block_bytes: Annotated[
-        tuple[Annotated[int, BeforeValidator(_block_size)], ...], BeforeValidator(_list), Field(min_length=1)
+        tuple[Annotated[int, BeforeValidator(_block_size)], ...], BeforeValidator(as_list), Field(min_length=1)
     ] = Field(default=BLOCK_SIZES, description="sizes of a block, multiples of 4096")
-    batches: Annotated[tuple[_Count, ...], BeforeValidator(_list), Field(min_length=1)] = Field(
+    batches: Annotated[tuple[_Count, ...], BeforeValidator(as_list), Field(min_length=1)] = Field(
         default=BATCHES, description="blocks that a mover takes at once (DYN_KVBM_MAX_TRANSFER_BATCH_SIZE)"
     )
     layouts: Annotated[
-        tuple[Literal["block_first", "layer_first"], ...], BeforeValidator(_list), Field(min_length=1)
+        tuple[Literal["block_first", "layer_first"], ...], BeforeValidator(as_list), Field(min_length=1)
     ] = Field(
         default=("block_first", "layer_first"),
         description="layouts of the device's and the host's blocks; the disk's are always block-first",
@@ -87,7 +71,7 @@ class BenchPlan(Spec):
     )
     concurrency: _Count = Field(default=4, description="batches in flight (DYN_KVBM_MAX_CONCURRENT_TRANSFERS)")
     engine: str = Field(default="posix", description="of the disk tier: posix, kvikio, nixl or auto")
-    seconds: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] = Field(
+    seconds: Annotated[float, BeforeValidator(as_seconds), Field(gt=0)] = Field(
         default=40.0, description="time to spend, checks included; three rounds are made in any case"
     )
     seed: int = Field(default=0, ge=0, description="of the blocks' bytes and of the order of cases and slots")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from dynalab.errors import ConfigError, did_you_mean
-from dynalab.spec import Spec
+from dynalab.spec import Spec, as_seconds
 from dynalab.units import parse_duration, parse_size
 
 _log = logging.getLogger(__name__)
@@ -21,10 +21,6 @@ _PREFIX: Final = "DYN_KVBM_"
 
 def _size(value: object, info: ValidationInfo) -> int | None:
     return None if value is None else parse_size(value, field=str(info.field_name))
-
-
-def _seconds(value: object, info: ValidationInfo) -> float:
-    return parse_duration(value, field=str(info.field_name))
 
 
 _Size = Annotated[int | None, BeforeValidator(_size), Field(gt=0)]
@@ -71,7 +67,7 @@ class StackConfig(Spec):
     max_concurrent_transfers: _Count = Field(default=4, description="batches in flight per path")
     max_transfer_batch_size: _Count = Field(default=16, description="blocks in a batch")
     cache_stats_max_requests: _Count = Field(default=1000, description="requests in the window of hit rates")
-    cache_stats_log_interval_s: Annotated[float, BeforeValidator(_seconds)] = Field(
+    cache_stats_log_interval_s: Annotated[float, BeforeValidator(as_seconds)] = Field(
         default=5.0, description="seconds between two log lines about hit rates"
     )
 
