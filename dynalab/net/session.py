@@ -52,6 +52,7 @@ class Session(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._open: deque[Exchange] = deque()
         self._backlog: deque[RequestFrame] = deque()
+        self._aside: list[Exchange] = []
         self._broken: FrameError | None = None
         self._flush_scheduled = False
         self._catching_up = False
@@ -121,6 +122,8 @@ class Session(asyncio.BufferedProtocol):
         budget.give(self._incoming)
         budget.sent(self.held - self.with_handlers - self._incoming)
         self.held = self.with_handlers = self._incoming = 0
+        aside, self._aside = self._aside, []
+        self.endpoint.workers.drop(aside)
         self.endpoint.left(self)
 
     # Requests.
@@ -227,7 +230,7 @@ class Session(asyncio.BufferedProtocol):
             self._hold_back(_ANSWERS)
         elif self._held_back & _ANSWERS:
             self._let_go(_ANSWERS)
-        if self._backlog and not self._catching_up and not self._full():
+        if (self._backlog or self._aside) and not self._catching_up and not self._full():
             self._catching_up = True
             self._loop.call_soon(self._catch_up)
         if self._ending and not self._open and not self._backlog and self._writer.idle and self._transport is not None:
@@ -244,11 +247,22 @@ class Session(asyncio.BufferedProtocol):
         budget = self.endpoint.budget
         return unsent > self.endpoint.config.connection_bytes or budget.used > budget.total
 
+    def set_aside(self, work: Exchange) -> bool:
+        """Take a request back whose turn has come while nobody reads its replies; return whether that is so."""
+        # What was acknowledged sends nothing more.
+        aside = self.held > HIGH_WATER and not work.ready and self._full()
+        if aside:
+            self._aside.append(work)
+        return aside
+
     def _catch_up(self) -> None:
         """Take the requests that had to wait for their peer to read."""
         self._catching_up = False
         if self.closed:
             return
+        aside, self._aside = self._aside, []
+        if aside:
+            self.endpoint.workers.take_back(aside)
         frames = [*self._backlog]
         self._backlog.clear()
         if self._held_back & _BACKLOG:

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from types import CoroutineType
 from typing import Any
@@ -143,14 +143,25 @@ class Workers:
             while self._queue and self.active < self.permits:
                 work = self._queue.popleft()
                 self.waits.observe(self._loop.time() - work.queued_at)
-                if work.wanted():
+                if not work.wanted():
+                    self.drop([work])
+                elif not work.session.set_aside(work):
                     self._start(work)
-                else:
-                    self._counters.abandoned += 1
-                    work.done(None, None)
-                    self._leave(work.route)
         finally:
             self._pumping = False
+
+    def take_back(self, works: Sequence[Exchange]) -> None:
+        """Queue those that were set aside again, before all others."""
+        self._queue.extendleft(reversed(works))
+        if not self._pumping:
+            self._pump()
+
+    def drop(self, works: Sequence[Exchange]) -> None:
+        """Forget requests whose peer has gone."""
+        for work in works:
+            self._counters.abandoned += 1
+            work.done(None, None)
+            self._leave(work.route)
 
     def cancel(self) -> int:
         """Drop what waits, cancel what runs, and return how many requests that were."""

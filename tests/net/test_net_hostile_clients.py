@@ -37,11 +37,17 @@ async def later(request):
     return request.payload
 
 
+async def mib_later(request):
+    await asyncio.sleep(0.001)
+    return bytes(MIB)
+
+
 def endpoint(**settings):
     server = SharedTcpEndpoint(**settings)
     server.register("echo", echo)
     server.register("later", later)
     server.register("mib", lambda request: bytes(MIB))
+    server.register("mib later", mib_later)
     return server
 
 
@@ -157,11 +163,13 @@ def test_one_byte_at_a_time_is_too_slow(loop):
 
 
 @LOOPS
-@pytest.mark.parametrize("path", ["mib", "echo"])
+@pytest.mark.parametrize("path", ["mib", "mib later", "echo"])
 def test_one_who_asks_and_never_reads_is_closed_and_costs_little(loop, path):
     async def main():
         async with (
-            endpoint(write_timeout=0.3, connection_bytes=8 * MIB, total_bytes=64 * MIB) as server,
+            endpoint(
+                write_timeout=0.3, connection_bytes=8 * MIB, total_bytes=64 * MIB, max_concurrency=20, queue=20_000
+            ) as server,
             bystander(server.address) as waits,
         ):
             before, highest = resident(), 0
@@ -313,5 +321,46 @@ def test_bytes_of_those_who_left_come_back_when_their_handlers_end():
             release.set()
             await settle(lambda: server.workers.idle)
             assert server.budget.used == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", ["mib", "mib later"])
+def test_one_who_reads_late_gets_it_all_and_little_waits_for_him_in_memory(path):
+    async def main():
+        settings = {"connection_bytes": 2 * MIB, "total_bytes": 8 * MIB, "max_concurrency": 3, "queue": 1000}
+        async with endpoint(**settings) as server, bystander(server.address):
+            peer = await Peer.of(server.address, limit=1)
+            peer.writer.transport.pause_reading()
+            peer.send(request(path) * 150 + request("echo", b"last") + request("nowhere"))
+            await settle(lambda: server.budget.replies >= 2 * MIB)
+            await asyncio.sleep(0.05)
+            assert server.budget.replies <= 2 * MIB + 4 * MIB
+            peer.writer.transport.resume_reading()
+            for _ in range(150):
+                (answer,) = await peer.get()
+                assert len(answer) == MIB + 1
+                assert server.budget.replies <= 2 * MIB + 4 * MIB
+            assert await peer.get(2) == [b"\0last", b"\2Server unavailable: unknown endpoint nowhere"]
+            await peer.close()
+        assert server.budget.used == 0
+        assert server.workers.idle
+
+    run(main())
+
+
+def test_one_who_leaves_without_reading_leaves_nothing_behind():
+    async def main():
+        async with endpoint(connection_bytes=2 * MIB, max_concurrency=3, queue=1000) as server:
+            for path in ("mib", "mib later"):
+                peer = await Peer.of(server.address, limit=1)
+                peer.writer.transport.pause_reading()
+                peer.send(request(path, b"x" * 1000) * 150)
+                await settle(lambda: server.budget.replies >= 2 * MIB)
+                await asyncio.sleep(0.02)
+                peer.reset()
+                await settle(lambda: server.connections == 0 and server.workers.idle)
+                assert server.budget.used == 0
+                assert await server.unregister(path, timeout=0) == 0
 
     run(main())
