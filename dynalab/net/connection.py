@@ -12,7 +12,7 @@ from dynalab.errors import ConnectionLost, FrameError
 from dynalab.net.call import Call
 from dynalab.net.decoder import ResponseDecoder
 from dynalab.net.tls import explain_tls
-from dynalab.net.writer import FrameWriter
+from dynalab.net.writer import TOGETHER, FrameWriter
 
 if TYPE_CHECKING:
     from dynalab.net.host import Host
@@ -65,6 +65,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         writer.queue.append((call.head, call.payload, call))
         if not busy:
             self.last_read = self._loop.time()
+            writer.flush()
+        elif len(writer.queue) >= TOGETHER:
             writer.flush()
         elif not self._flush_scheduled:
             self._flush_scheduled = True

@@ -18,7 +18,7 @@ from dynalab.net.frames import (
     STATUS_UNAVAILABLE,
     encode_response_head,
 )
-from dynalab.net.writer import HIGH_WATER, FrameWriter, Payload
+from dynalab.net.writer import HIGH_WATER, TOGETHER, FrameWriter, Payload
 
 if TYPE_CHECKING:
     from dynalab.net.endpoint import SharedTcpEndpoint
@@ -130,12 +130,15 @@ class Session(asyncio.BufferedProtocol):
 
     def _take(self, frames: Sequence[RequestFrame]) -> None:
         self._taking = True
+        queue = self._writer.queue
         for n, frame in enumerate(frames):
             if self._backlog or (self.held > HIGH_WATER and self._full()):
                 self._backlog.extend(frames[n:])
                 self._hold_back(_BACKLOG)
                 break
             self._accept(frame)
+            if len(queue) >= TOGETHER:
+                self._writer.flush()
         self._taking = False
         if not self._decoder.in_frame:
             self.frame_since = None

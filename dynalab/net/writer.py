@@ -8,6 +8,9 @@ from typing import Final, Protocol
 
 #: A payload up to this many bytes is joined with its neighbours: one copy costs less than a call of the system.
 JOIN: Final = 64 << 10
+#: Frames that are kept to be written together. More would save calls of the system, but both sides would take turns
+#: instead of working at the same time: 16 callers on one connection get twice as far with 8 as with 16.
+TOGETHER: Final = 8
 #: Bytes that are joined before they are written.
 BATCH: Final = 64 << 10
 #: Bytes of a large payload that are handed to the transport at a time. What the socket does not take at once, the
