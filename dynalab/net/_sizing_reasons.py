@@ -51,7 +51,7 @@ def reasons(settings: Mapping[str, str], evidence: Mapping[str, Any]) -> dict[st
             f"{permits} permits at {_time(e['service_mean_s'])} each serve {e['queue_useful']} in the "
             f"{_time(e['patience_s'])} that a wait is of use: a longer queue only keeps requests that nobody "
             f"waits for; {queue} take {format_size(e['queue_bytes'])}; the longest queue of the trace is "
-            f"{e['queue_longest']}, and at a lasting peak {e['rejected_at_peak']:.2g} of requests would be refused"
+            f"{e['queue_longest']}, and at a lasting peak {_chance(e['rejected_at_peak'])} of the requests would be refused"
         ),
         "DYN_TCP_REQUEST_TIMEOUT": (
             f"a reply may take {_time(e['slowest_answer_s'])}: the longest useful wait, and the service that "
@@ -117,3 +117,7 @@ def _percent(share: float) -> str:
 
 def _time(seconds: float) -> str:
     return format_duration(float(f"{seconds:.3g}"))
+
+
+def _chance(share: float) -> str:
+    return "practically none" if share < 1e-6 else f"{share:.2g}"

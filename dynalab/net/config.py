@@ -122,7 +122,11 @@ class TcpServerConfig(Spec):
     connection_bytes: _Bytes = Field(
         default=64 * 2**20, description="payload bytes that one connection may hold in memory"
     )
-    total_bytes: _Bytes = Field(default=2**30, description="payload bytes that all connections may hold in memory")
+    total_bytes: _Bytes = Field(
+        default=2**30,
+        description="payload bytes that all connections may hold in memory; replies of the handlers that run come on "
+        "top",
+    )
     read_timeout: _Seconds = Field(default=30.0, description="seconds until a frame that has begun must be complete")
     write_timeout: _Seconds = Field(default=30.0, description="seconds that a peer may leave its responses unread")
     drain_timeout: _SecondsOrNone = Field(
