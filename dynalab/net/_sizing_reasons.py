@@ -51,7 +51,8 @@ def reasons(settings: Mapping[str, str], evidence: Mapping[str, Any]) -> dict[st
             f"{permits} permits at {_time(e['service_mean_s'])} each serve {e['queue_useful']} in the "
             f"{_time(e['patience_s'])} that a wait is of use: a longer queue only keeps requests that nobody "
             f"waits for; {queue} take {format_size(e['queue_bytes'])}; the longest queue of the trace is "
-            f"{e['queue_longest']}, and at a lasting peak {_chance(e['rejected_at_peak'])} of the requests would be refused"
+            f"{e['queue_longest']}, and at a lasting peak {_chance(e['rejected_at_peak'])} of the requests would be "
+            "refused"
         ),
         "DYN_TCP_REQUEST_TIMEOUT": (
             f"a reply may take {_time(e['slowest_answer_s'])}: the longest useful wait, and the service that "
