@@ -107,7 +107,7 @@ def bench_net(plan: NetBenchPlan, *, progress: bool = True) -> xr.Dataset:
             for done in range(_MOST_ROUNDS):
                 if done >= LEAST_ROUNDS and time.perf_counter() >= deadline:
                     break
-                bar.total = max(bar.total, len(jobs) * (done + 1))
+                bar.total = max(bar.total or 0, len(jobs) * (done + 1))
                 for number in rng.permutation(len(jobs)).tolist():
                     job = jobs[number]
                     samples[job].append(sides[job.loop].measure(job, payloads[job.payload_bytes], seconds))

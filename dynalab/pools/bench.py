@@ -92,7 +92,7 @@ def bench_pools(plan: PoolBenchPlan, *, progress: bool = True) -> xr.Dataset:
         for done in range(_MOST_ROUNDS):
             if done >= _LEAST_ROUNDS and time.perf_counter() >= deadline:
                 break
-            bar.total = max(bar.total, len(jobs) * (done + 2))
+            bar.total = max(bar.total or 0, len(jobs) * (done + 2))
             for number in rng.permutation(len(jobs)).tolist():
                 job = jobs[number]
                 if isinstance(job, str):
