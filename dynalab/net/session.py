@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Requests of one connection that may be unanswered; beyond them nothing more is read.
 PIPELINE: Final = 4096
+#: Seconds that a refused peer may go on sending before it is cut off.
+_LINGER: Final = 2.0
 #: Reasons for not reading.
 _BYTES, _ANSWERS, _ENDING, _BACKLOG = 1, 2, 4, 8
 #: The status byte of a response, by status.
@@ -59,7 +61,7 @@ class Session(asyncio.BufferedProtocol):
         self._held_back = 0
         self._incoming = 0
         self._wanted: int | None = None
-        self._ending = False
+        self._ending = self._refused = self._lingering = False
         self._taking = False
         self.closed = False
         self.held = 0
@@ -81,12 +83,15 @@ class Session(asyncio.BufferedProtocol):
         try:
             frames = self._decoder.buffer_updated(nbytes)
         except FrameError as error:
-            self._take(error.frames_before_error)
-            self._refuse(error)
+            if not self._lingering:
+                self._take(error.frames_before_error)
+                self._refuse(error)
             return
         self._take(frames)
 
     def eof_received(self) -> bool | None:  # noqa: D102
+        if self._lingering:
+            return None
         try:
             self._decoder.eof()
         except FrameError:
@@ -183,6 +188,7 @@ class Session(asyncio.BufferedProtocol):
             self._broken = error
             return
         self.endpoint.counters.bad_frames += 1
+        self._refused = True
         exchange = Exchange(self, with_status=False, held=0)
         self._open.append(exchange)
         self.answer(exchange, STATUS_REFUSED, in_short(f"Read error: {error}"))
@@ -237,10 +243,21 @@ class Session(asyncio.BufferedProtocol):
             self._catching_up = True
             self._loop.call_soon(self._catch_up)
         if self._ending and not self._open and not self._backlog and self._writer.idle and self._transport is not None:
+            if self._refused and self._transport.can_write_eof() and not self._transport.is_closing():
+                self._linger(self._transport)
+                return
             self._transport.close()
             if self._transport.get_write_buffer_size():
                 # The last bytes, too, must be read in time.
                 self.blocked_since = self._loop.time()
+
+    def _linger(self, transport: asyncio.Transport) -> None:
+        """End the responses, but read on for a while: closed with bytes unread, TCP would take back the refusal."""
+        if not self._lingering:
+            self._lingering = True
+            transport.write_eof()
+            transport.resume_reading()
+            self._loop.call_later(_LINGER, transport.close)
 
     def _full(self) -> bool:
         """Whether so much is unsent that no more handlers shall be called: those that run may add to it as it is."""
