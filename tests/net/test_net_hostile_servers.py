@@ -186,7 +186,7 @@ def test_a_server_with_a_smaller_limit_says_so(loop):
             server.register("echo", lambda request: request.payload)
             for size in (3000, 2**24):
                 # What it says comes through, though most of the request was never read.
-                with pytest.raises(NetError, match="refused the request: Read error: .*the limit is 2048"):
+                with pytest.raises(NetError, match=r"refused the request: Read error: .*the limit is 2048"):
                     await client.request(server.address, "echo", bytes(size), retry="never")
             assert await client.request(server.address, "echo", bytes(1000)) == bytes(1000)
 
