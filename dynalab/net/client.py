@@ -368,7 +368,7 @@ class TcpConnectionPool:
 
     def prometheus(self) -> str:
         """Return counters and gauges in Prometheus' text format, names ``dynalab_tcp_client_...``."""
-        return prometheus_text("dynalab_tcp_client", self.metrics, self._gauges(), {})
+        return prometheus_text("dynalab_tcp_client", self.metrics, self._gauges())
 
     def __repr__(self) -> str:
         gauges = {name: int(value) for name, (_, value) in self._gauges().items()}

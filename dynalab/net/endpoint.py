@@ -285,7 +285,7 @@ class SharedTcpEndpoint:
             "open_connections": ("connections that are open", len(self._sessions)),
             "held_bytes": ("bytes of requests and responses in memory", self.budget.used),
         }
-        return prometheus_text("dynamo_work_handler", self.counters, gauges, {}, workers.waits)
+        return prometheus_text("dynamo_work_handler", self.counters, gauges, workers.waits)
 
     def __repr__(self) -> str:
         if self._workers is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
+from dynalab.pools.exposition import Histogram, exposition
+
 if TYPE_CHECKING:
     import xarray as xr
-    from prometheus_client.metrics_core import Metric
 
 #: Upper bounds of the histogram of waits for a worker's permit [s], those of Dynamo's work handler.
 WAIT_BUCKETS: Final = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
@@ -118,7 +119,6 @@ def prometheus_text(
     prefix: str,
     counters: ClientCounters | ServerCounters,
     gauges: Mapping[str, tuple[str, float]],
-    labels: Mapping[str, str],
     waits: WaitHistogram | None = None,
 ) -> str:
     """Write counters, gauges and a histogram in Prometheus' text format.
@@ -130,38 +130,15 @@ def prometheus_text(
     counters : ClientCounters or ServerCounters
     gauges : mapping
         Name to (help, value).
-    labels : mapping of str to str
-        Put on every sample.
     waits : WaitHistogram, optional
         Told as ``<prefix>_permit_wait_seconds``.
     """
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-    from prometheus_client.registry import Collector
-
-    names, values = list(labels), list(labels.values())
-
-    class _Once(Collector):
-        def collect(self) -> Iterator[Metric]:
-            for one in fields(counters):
-                counter = CounterMetricFamily(f"{prefix}_{one.name}", one.metadata["what"], labels=names)
-                counter.add_metric(values, getattr(counters, one.name))
-                yield counter
-            for name, (what, value) in gauges.items():
-                gauge = GaugeMetricFamily(f"{prefix}_{name}", what, labels=names)
-                gauge.add_metric(values, value)
-                yield gauge
-            if waits is not None:
-                histogram = HistogramMetricFamily(
-                    f"{prefix}_permit_wait_seconds", "waits of queued requests for a permit", labels=names
-                )
-                upto, buckets = 0, []
-                for bound, count in zip((*map(str, waits.bounds), "+Inf"), waits.counts, strict=True):
-                    upto += count
-                    buckets.append((bound, upto))
-                histogram.add_metric(values, buckets, waits.total)
-                yield histogram
-
-    registry = CollectorRegistry()
-    registry.register(_Once())
-    return generate_latest(registry).decode()
+    histograms = []
+    if waits is not None:
+        name, text = f"{prefix}_permit_wait_seconds", "waits of queued requests for a permit"
+        histograms = [Histogram(name, text, waits.bounds, waits.counts, waits.total)]
+    return exposition(
+        [(f"{prefix}_{one.name}", one.metadata["what"], getattr(counters, one.name)) for one in fields(counters)],
+        [(f"{prefix}_{name}", what, value) for name, (what, value) in gauges.items()],
+        histograms,
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from dynalab.pools.exposition import Histogram, exposition
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -118,36 +119,19 @@ def metrics_dataset(metrics: PoolMetrics, kind: str) -> xr.Dataset:
     return xr.Dataset(data, coords=coords, attrs={"name": metrics.name, "kind": kind})
 
 
-class _Collector:
-    """One snapshot as metric families; in a registry of its own, so that pools of one name do not clash."""
-
-    def __init__(self, metrics: PoolMetrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-
-        metrics, labels = self._metrics, [self._metrics.name]
-        for field, name, kind, _, text in _SCALARS:
-            make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-            family = make(f"dynalab_pool_{name}", text, labels=["pool"])
-            family.add_metric(labels, getattr(metrics, field))
-            yield family
-        seen, buckets = 0, []
-        for bound, count in zip((*map(repr, metrics.wait_bounds), "+Inf"), metrics.wait_counts, strict=True):
-            seen += count
-            buckets.append((bound, seen))
-        histogram = HistogramMetricFamily(
-            "dynalab_pool_wait_seconds", "time waited for the items handed out", labels=["pool"]
-        )
-        histogram.add_metric(labels, buckets, metrics.wait_seconds)
-        yield histogram
-
-
 def prometheus_text(metrics: PoolMetrics) -> str:
     """Return a snapshot in Prometheus' text format, labelled with the pool's name."""
-    from prometheus_client import CollectorRegistry, generate_latest
-
-    registry = CollectorRegistry()
-    registry.register(_Collector(metrics))
-    return generate_latest(registry).decode()
+    told = [(kind, (f"dynalab_pool_{name}", text, getattr(metrics, field))) for field, name, kind, _, text in _SCALARS]
+    waits = Histogram(
+        "dynalab_pool_wait_seconds",
+        "time waited for the items handed out",
+        metrics.wait_bounds,
+        metrics.wait_counts,
+        metrics.wait_seconds,
+    )
+    return exposition(
+        [metric for kind, metric in told if kind == "counter"],
+        [metric for kind, metric in told if kind != "counter"],
+        [waits],
+        {"pool": metrics.name},
+    )
