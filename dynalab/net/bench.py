@@ -21,8 +21,9 @@ import numpy as np
 from dynalab.net.bench_echo import EchoClient
 from dynalab.net.bench_load import Load, closed_loop
 from dynalab.net.bench_plan import LEAST_ROUNDS, Case, NetBenchPlan
-from dynalab.net.bench_server import PATH, BenchServer, loop_factory
+from dynalab.net.bench_server import PATH, BenchServer
 from dynalab.net.client import TcpConnectionPool
+from dynalab.net.loops import loop_factory
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -24,6 +24,7 @@ from typing import Any, Final, Self
 from dynalab.errors import NetError
 from dynalab.net.bench_echo import EchoServer
 from dynalab.net.endpoint import SharedTcpEndpoint
+from dynalab.net.loops import loop_factory
 
 HOST: Final = "127.0.0.1"
 #: Path of the handler that returns what it gets.
@@ -157,15 +158,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=loop_factory(sys.argv[1])) as runner:
         runner.run(serve(sys.stdin.readline))
-
-
-def loop_factory(kind: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes a loop of that kind, "asyncio" or "uvloop"."""
-    if kind == "uvloop":
-        import uvloop
-
-        return uvloop.new_event_loop
-    return asyncio.new_event_loop
 
 
 if __name__ == "__main__":

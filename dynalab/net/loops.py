@@ -15,7 +15,7 @@ T = TypeVar("T")
 LoopKind = Literal["auto", "asyncio", "uvloop"]
 
 
-def loop_factory(kind: LoopKind = "auto") -> Callable[[], asyncio.AbstractEventLoop]:
+def loop_factory(kind: LoopKind | str = "auto") -> Callable[[], asyncio.AbstractEventLoop]:
     """Return what makes an event loop, as ``asyncio.Runner(loop_factory=...)`` takes it.
 
     Parameters

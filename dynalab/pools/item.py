@@ -59,6 +59,22 @@ class _Handle(Generic[T]):
         code, instruction, _ = self._place
         return f"{code.co_filename}:{_line(code, instruction)} in {code.co_name}"
 
+    def release(self) -> None:
+        """Give it back."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        if not self._live:
+            self._refuse()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # Whoever released or shared it inside the with statement has done what is due.
+        if self._live:
+            self.release()
+
     def _refuse(self) -> NoReturn:
         raise PoolError(
             f"pool {self._pool.name!r}: the item taken at {self.taken_at} was given back or shared already; "
@@ -166,18 +182,6 @@ class PoolItem(_Handle[T]):
             value, self._value = self._value, None  # type: ignore[assignment]
         return value
 
-    def __enter__(self) -> Self:
-        if not self._live:
-            self._refuse()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        # Whoever released or shared it inside the with statement has done what is due.
-        if self._live:
-            self.release()
-
     def __del__(self) -> None:
         if self._live:
             self._live = False
@@ -250,17 +254,6 @@ class SharedItem(_Handle[T]):
         finally:
             if pool._orphans:
                 pool._drain()
-
-    def __enter__(self) -> Self:
-        if not self._live:
-            self._refuse()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._live:
-            self.release()
 
     def __del__(self) -> None:
         if self._live:
