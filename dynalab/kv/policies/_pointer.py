@@ -17,8 +17,8 @@ from dynalab.kv.policies._registry import STEP_SIGNATURE, STEP_TYPE
 
 def step_address(step: Any) -> int:
     """Return the address of a compiled step. It is valid while the step exists; those of policies always do."""
-    compiled = step.get_compile_result(STEP_SIGNATURE)
-    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+    parts = step.get_compile_result(STEP_SIGNATURE)._asdict()
+    return int(parts["library"].get_pointer_to_function(parts["fndesc"].llvm_func_name))
 
 
 @intrinsic
